@@ -1,0 +1,123 @@
+"""Settings of cloud-core: flags, `CLOUD_CORE_*`, a TOML file, defaults. The only place that reads the environment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from shared.io import settings as mechanism
+from shared.io.program import lifeline_of
+from shared.protocol.errors import Refused
+
+PREFIX = "CLOUD_CORE_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set; a port of 0 means any free one."""
+
+    data_dir: str = "./.tideline/cloud"
+    """Artifacts, keys and logs."""
+    database_url: str = "sqlite+aiosqlite:///./tideline.db"
+    host: str = "127.0.0.1"
+    api_port: int = 8080
+    gateway_port: int = 8081
+    replica_port: int = 8200
+    """HTTP port of replica 0; replica i listens on replica_port + 2i."""
+    replicas: int = 1
+    """How many local replicas the supervisor runs."""
+    replica_threads: int = 1
+    """ONNX Runtime threads of each replica's session."""
+    replica_variant: str = "cpu-fp32"
+    """Variant a replica prefers; it takes another where a version lacks it."""
+    mqtt_host: str = "127.0.0.1"
+    mqtt_port: int = 1883
+    mqtt_embedded: bool = True
+    """Run the embedded broker; false when Mosquitto or another broker listens at mqtt_host:mqtt_port."""
+    mosquitto_dir: str = ""
+    """With a Mosquitto broker: the folder where its password and access files are kept up to date; empty for none."""
+    mosquitto_pid_file: str = ""
+    """Whose process gets SIGHUP when those files change; empty for none."""
+    public_host: str = ""
+    """Host name devices are told at enrolment for API, gateway and broker; empty for `host`."""
+    public_api_url: str = ""
+    public_gateway_url: str = ""
+    admin_password: str = ""
+    """Password of the first admin of tenant `default` where it is made; empty makes one up and prints it once."""
+    access_token_s: float = 3600.0
+    desired_valid_s: float = 30 * 86400.0
+    lost_after_s: float = 90.0
+    log_level: str = "info"
+    log_file: str = ""
+    log_inputs: bool = False
+    """Log input texts at debug level; off unless somebody asks for it."""
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return Path(self.data_dir)
+
+    @property
+    def artifacts(self) -> Path:
+        """Where chunks are kept, by tenant."""
+        return self.data / "artifacts"
+
+    @property
+    def secrets(self) -> Path:
+        """Where keys are kept, mode 0700."""
+        return self.data / "secrets"
+
+    @property
+    def advertised_host(self) -> str:
+        """What devices are told."""
+        return self.public_host or self.host
+
+    @property
+    def advertised_api_url(self) -> str:
+        """What devices are told."""
+        return self.public_api_url or f"http://{self.advertised_host}:{self.api_port}"
+
+    @property
+    def advertised_gateway_url(self) -> str:
+        """What devices are told."""
+        return self.public_gateway_url or f"http://{self.advertised_host}:{self.gateway_port}"
+
+
+def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
+    """Settings from all four sources.
+
+    Raises:
+        Refused: names the setting, its value and what is allowed.
+
+    """
+    settings = mechanism.load(Settings, prefix=PREFIX, flags=flags, environment=os.environ, file=file)
+    for name in ("api_port", "gateway_port", "replica_port", "mqtt_port"):
+        value = getattr(settings, name)
+        if not 0 <= value <= 65535:
+            raise Refused("bad setting", field=name, value=value, allowed="0 to 65535")
+    for name in ("replicas", "replica_threads"):
+        value = getattr(settings, name)
+        if value < (0 if name == "replicas" else 1):
+            raise Refused("bad setting", field=name, value=value, allowed="a small whole number")
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
+    if not settings.database_url.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
+        allowed = "sqlite+aiosqlite:///… or postgresql+asyncpg://…"
+        raise Refused("bad setting", field="database_url", value=settings.database_url, allowed=allowed)
+    return settings
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment that hands these settings to a child process."""
+    values = {PREFIX + name.upper(): _text(getattr(settings, name)) for name in settings.__struct_fields__}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return kept | values
+
+
+def lifeline() -> int | None:
+    """The pipe a supervisor passed to this process, if any."""
+    return lifeline_of(dict(os.environ))
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

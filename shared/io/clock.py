@@ -1,0 +1,31 @@
+"""Time as an argument: the two clocks a shell reads, once per decision cycle, and hands to decisions.
+
+`wall` is Unix seconds and may jump; `monotonic` never goes back and is what deadlines are measured on.
+"""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What shells read; tests bring one they move by hand."""
+
+    def wall(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; the same source as the event loop's `time()`."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def wall(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()

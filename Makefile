@@ -40,12 +40,12 @@ check: $(VENV)/.dev
 	$(BIN)/pytest -q tests/architecture
 
 test: $(VENV)/.dev
-	@tests/install_system.sh mosquitto postgresql chromium
+	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not serial" $(ARGS)
 	$(BIN)/pytest -m "serial and not slow" $(ARGS)
 
 test-slow: $(VENV)/.dev
-	@tests/install_system.sh mosquitto postgresql chromium
+	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
 	$(BIN)/pytest -m slow $(ARGS)
 
 bench: $(VENV)/.dev

@@ -114,6 +114,11 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return kept | values
 
 
+def environment_of_parent() -> dict[str, str]:
+    """What this process inherited, for children that are configured by name."""
+    return dict(os.environ)
+
+
 def lifeline() -> int | None:
     """The pipe a supervisor passed to this process, if any."""
     return lifeline_of(dict(os.environ))

@@ -7,6 +7,7 @@ for package in "$@"; do
         mosquitto) PATH="$PATH:/usr/sbin" command -v mosquitto >/dev/null || missing="$missing mosquitto" ;;
         postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" ;;
         chromium) command -v chromium >/dev/null || missing="$missing chromium fonts-noto-cjk" ;;
+        kubernetes-client) command -v kubectl >/dev/null || missing="$missing kubernetes-client" ;;
         *) dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package" ;;
     esac
 done

@@ -182,6 +182,7 @@ def check_manifest(manifest: Manifest) -> None:
     if len({variant.name for variant in manifest.variants}) != len(manifest.variants):
         raise bad("a variant stands twice", "variants", [variant.name for variant in manifest.variants])
     for i, variant in enumerate(manifest.variants):
+        names.checked("file", variant.name, field=f"variants[{i}].name")
         if not variant.files:
             raise bad("a variant needs a file", f"variants[{i}].files", [])
         for path in variant.files:

@@ -15,7 +15,19 @@ PURE_IMPORTS = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq",
     "itertools", "math", "msgspec", "operator", "re", "statistics", "string", "tomllib", "types", "typing",
 }  # fmt: skip
-IMPURE_CALLS = {"open", "__import__", "eval", "exec", "compile", "input", "print", "globals", "breakpoint", "id", "hash"}
+IMPURE_CALLS = {
+    "open",
+    "__import__",
+    "eval",
+    "exec",
+    "compile",
+    "input",
+    "print",
+    "globals",
+    "breakpoint",
+    "id",
+    "hash",
+}
 
 
 def is_pure(path: str) -> bool:

@@ -10,7 +10,7 @@ from shared.serving.sessions.session import Feeds, Outputs
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """One item ready for a batch. `tokens` is its cost in tokens (rows x elements for tensors); `data` the task's own."""
+    """One item ready for a batch. `tokens` is its cost in tokens (one per 256 elements for tensors); `data` the task's own."""
 
     tokens: int
     data: Any

@@ -1,0 +1,5 @@
+"""`python -m cloud_core`."""
+
+from cloud_core.cli import main
+
+main()

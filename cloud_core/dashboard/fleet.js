@@ -1,0 +1,116 @@
+// Drawing. Text only ever enters the page as text nodes: what a device reports is never markup.
+
+const TONES = {
+  online: "good", stale: "warn", lost: "bad", never: "idle",
+  ready: "good", failed: "bad", refused: "bad", applied: "good", converging: "warn", none: "idle",
+};
+const TEN_SECONDS = 10;
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("data-") || key.startsWith("aria-")) made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const state = (text) => element("span", { className: "state", "data-tone": TONES[text] ?? "warn" }, text);
+const generation = (order) => (order ? `${order[0]}.${order[1]}` : "–");
+const percent = (share) => (share === undefined || share === null ? "–" : `${Math.round(share * 100)} %`);
+const milliseconds = (seconds) => (seconds === undefined || seconds === null ? "–" : `${(seconds * 1000).toPrecision(3)} ms`);
+const sum = (numbers) => numbers.reduce((total, n) => total + n, 0);
+
+function ago(at) {
+  if (!at) return "never";
+  const seconds = Math.max(0, Date.now() / 1000 - at);
+  if (seconds < TEN_SECONDS) return "now";
+  if (seconds < 120) return `${Math.round(seconds)} s ago`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
+  return `${Math.round(seconds / 3600)} h ago`;
+}
+
+function answered(telemetry) {
+  if (!telemetry) return ["–"];
+  const parts = { ...telemetry.where, ...(telemetry.shed ? { shed: telemetry.shed } : {}) };
+  const total = sum(Object.values(parts));
+  if (!total) return ["–"];
+  const bar = element("span", { className: "split" });
+  for (const [where, count] of Object.entries(parts)) {
+    const piece = element("i", { className: where, title: `${where}: ${count}` });
+    piece.style.width = `${(100 * count) / total}%`;
+    bar.append(piece);
+  }
+  return [Object.entries(parts).map(([where, count]) => `${where} ${count}`).join(" · "), bar];
+}
+
+function models(reported) {
+  const shown = (reported?.models ?? []).map((model) =>
+    element(
+      "span",
+      { className: "model", title: model.error ?? model.digest },
+      `${model.name}@${model.version} `,
+      element("small", {}, model.variant ?? ""),
+      " ",
+      state(model.state),
+      model.progress !== null && model.progress !== undefined && model.state !== "ready" ? ` ${percent(model.progress)}` : null,
+    ),
+  );
+  return shown.length ? shown : ["–"];
+}
+
+function row(device) {
+  const { reported, telemetry } = device;
+  const order = reported?.applied ?? null;
+  const cells = [
+    element("td", {}, element("b", {}, device.device), element("br"), element("small", {}, device.agent_version ?? "")),
+    element("td", {}, state(device.presence.state)),
+    element(
+      "td",
+      {},
+      `${generation(order)} `,
+      state(reported?.convergence ?? "none"),
+      reported?.error ? element("div", { className: "bad" }, reported.error) : null,
+      reported?.step && reported.convergence === "converging" ? element("div", {}, element("small", {}, reported.step)) : null,
+    ),
+    element("td", {}, ...models(reported)),
+    element("td", {}, ...answered(telemetry)),
+    element("td", { className: "number" }, telemetry ? telemetry.rate.toFixed(1) : "–"),
+    element("td", { className: "number" }, milliseconds(telemetry?.p99)),
+    element("td", { className: "number" }, percent(telemetry?.host.cpu)),
+    element("td", { className: "number" }, percent(telemetry?.host.memory)),
+    element("td", {}, ago(device.last_seen)),
+  ];
+  return element("tr", { "data-device": device.device }, ...cells);
+}
+
+export function drawDevices(body, fleet) {
+  body.replaceChildren(...fleet.map(row));
+}
+
+export function drawTiles(section, fleet) {
+  const online = fleet.filter((device) => device.presence.state === "online").length;
+  const applied = fleet.filter((device) => device.reported?.convergence === "applied").length;
+  const telemetry = fleet.map((device) => device.telemetry).filter(Boolean);
+  const local = sum(telemetry.map((t) => t.where.local ?? 0));
+  const cloud = sum(telemetry.map((t) => t.where.cloud ?? 0));
+  const tile = (value, text) => element("div", { className: "tile" }, element("b", {}, value), element("span", {}, text));
+  section.replaceChildren(
+    tile(`${online} / ${fleet.length}`, "devices online"),
+    tile(`${applied} / ${fleet.length}`, "at their newest generation"),
+    tile(sum(telemetry.map((t) => t.rate)).toFixed(1), "requests per second"),
+    tile(local + cloud ? percent(cloud / (local + cloud)) : "–", "answered by the cloud"),
+    tile(String(sum(telemetry.map((t) => t.shed))), "refused when full"),
+  );
+}
+
+const KEPT = 100;
+
+export function drawEvent(list, event) {
+  const at = new Date(event.at * 1000);
+  list.prepend(
+    element("li", {}, element("time", { dateTime: at.toISOString() }, at.toLocaleTimeString()), `${event.resource}/${event.name} ${event.kind}`),
+  );
+  while (list.children.length > KEPT) list.lastChild.remove();
+}

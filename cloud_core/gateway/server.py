@@ -1,0 +1,87 @@
+"""The gateway's HTTP application: the inference faces over the balancer, health of every replica, and why."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from cloud_core.gateway.access import Access
+from cloud_core.gateway.balancer import Balancer
+from cloud_core.gateway.catalog import GatewayCatalog
+from cloud_core.gateway.explanations import Explanations
+from cloud_core.gateway.fleet import Fleet
+from cloud_core.gateway.watch import Watch
+from shared.io.clock import Clock
+from shared.io.logs import Log
+from shared.io.web import MAX_BODY, json_response, middlewares
+from shared.serving.decide.readiness import Check
+from shared.serving.faces import health, http
+from shared.serving.faces.readiness import Readiness
+
+
+class Parts(NamedTuple):
+    """What the application is made of."""
+
+    balancer: Balancer
+    catalog: GatewayCatalog
+    fleet: Fleet
+    watch: Watch
+    access: Access
+    explanations: Explanations
+    registry: CollectorRegistry
+    log: Log
+    clock: Clock
+
+
+def build_gateway(parts: Parts) -> web.Application:
+    """The application."""
+
+    def checks() -> tuple[Check, ...]:
+        live = any(parts.fleet.is_live(name) for name in parts.fleet.members)
+        return (
+            # Once read, a registry that went away leaves the gateway serving what it knows.
+            Check(name="registry", ok=parts.watch.has_looked, detail=parts.watch.error),
+            Check(name="replicas", ok=live, detail="no replica reports"),
+        )
+
+    def replicas() -> Mapping[str, object]:
+        return {"replicas": [_told(parts.fleet, name) for name in parts.fleet.members]}
+
+    async def why(request: web.Request) -> web.Response:
+        tenant = await parts.access.tenant(request)
+        return json_response(parts.explanations.find(tenant, request.match_info["request_id"]))
+
+    # No catalog: a model somebody published and nobody can load must not take the gateway out of service for the others.
+    readiness = Readiness(checks=checks)
+    application = web.Application(middlewares=middlewares(parts.log), client_max_size=MAX_BODY)
+    application.add_routes(
+        health.routes(instance="cloud-core/gateway", registry=parts.registry, readiness=readiness, details=replicas)
+    )
+    application.add_routes(
+        http.routes(
+            parts.balancer,
+            parts.catalog,
+            clock=parts.clock,
+            principal_of=parts.access.tenant,
+            readiness=readiness,
+        )
+    )
+    application.add_routes([web.get("/v1/why/{request_id}", why)])
+    return application
+
+
+def _told(fleet: Fleet, name: str) -> dict[str, object]:
+    """One replica in `/health`: its name and state, no tenant's models and no address."""
+    member = fleet.members[name]
+    return {
+        "replica": name,
+        "kind": member.row.kind,
+        "live": fleet.is_live(name),
+        "versions_ready": len(member.ready),
+        "outstanding": member.outstanding,
+        "in_flight": member.in_flight,
+        "failures": member.health.failures,
+        "ejections": member.health.ejections,
+        "ejected": member.health.ejected_until is not None,
+    }

@@ -1,0 +1,38 @@
+"""A replica's HTTP application: the inference faces over its engine, health, and its load for the gateway.
+
+Replicas trust who reaches them: they listen where only gateways do, and the tenant comes in a header the gateway sets.
+"""
+
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from cloud_core.replicas.load import load_route
+from shared.io.clock import Clock
+from shared.io.logs import Log
+from shared.io.web import MAX_BODY, middlewares
+from shared.protocol import names
+from shared.protocol.topics import Header
+from shared.serving.engine import Engine
+from shared.serving.faces import health, http
+from shared.serving.faces.readiness import Readiness
+
+DEFAULT_TENANT = "default"
+
+
+def build_replica(
+    name: str, engine: Engine, *, folder: Path, registry: CollectorRegistry, log: Log, clock: Clock
+) -> web.Application:
+    """The application of replica `name`, which writes to `folder`."""
+
+    async def tenant_of(request: web.Request) -> str:
+        tenant = request.headers.get(Header.TENANT, DEFAULT_TENANT)
+        return names.checked("slug", tenant, field=Header.TENANT)
+
+    readiness = Readiness(catalog=engine, folder=folder)
+    application = web.Application(middlewares=middlewares(log), client_max_size=MAX_BODY)
+    application.add_routes(health.routes(instance=f"cloud-core/{name}", registry=registry, readiness=readiness))
+    application.add_routes(http.routes(engine, engine, clock=clock, principal_of=tenant_of, readiness=readiness))
+    application.add_routes([load_route(engine)])
+    return application

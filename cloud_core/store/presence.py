@@ -1,0 +1,96 @@
+"""Who is there, over all tenants at once: what the loops need to judge, to lose and to find devices."""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from cloud_core.store import events, tables
+from cloud_core.store.database import Connection
+from cloud_core.store.rows import changed, columns, every
+
+_T = tables.devices
+ONLINE, LOST = "online", "lost"
+"""Kinds of the events that silence and its end cause; births and deaths say `online` and `offline`."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What presence is judged by; times in Unix seconds."""
+
+    tenant: str
+    device: str
+    epoch: int | None
+    born_at: float | None
+    died_at: float | None
+    last_seen: float | None
+
+
+async def everyone(connection: Connection) -> list[Row]:
+    """Every device of every tenant that is not deleted."""
+    return await every(connection, sa.select(*columns(_T, Row)).where(_T.c.deleted_at.is_(None)), Row)
+
+
+async def enrolled(connection: Connection, tenant: str) -> tuple[str, ...]:
+    """The devices of a tenant that can be told what to run, by name."""
+    own = sa.and_(_T.c.tenant == tenant, _T.c.deleted_at.is_(None), _T.c.enrolled_at.is_not(None))
+    return tuple((await connection.execute(sa.select(_T.c.device).where(own).order_by(_T.c.device))).scalars())
+
+
+async def known(connection: Connection, names: Collection[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Which of these (tenant, device) there are."""
+    own = sa.and_(sa.tuple_(_T.c.tenant, _T.c.device).in_(list(names)), _T.c.deleted_at.is_(None))
+    rows = await connection.execute(sa.select(_T.c.tenant, _T.c.device).where(own))
+    return frozenset((tenant, device) for tenant, device in rows.all())
+
+
+async def reports(connection: Connection, tenant: str) -> dict[str, str]:
+    """The held report (JSON text of `Reported`) of every device of a tenant that is there and sent one."""
+    own = sa.and_(
+        _T.c.tenant == tenant,
+        _T.c.deleted_at.is_(None),
+        _T.c.died_at.is_(None),
+        _T.c.reported.is_not(None),
+    )
+    rows = await connection.execute(sa.select(_T.c.device, _T.c.reported).where(own))
+    return {device: text for device, text in rows.all()}  # noqa: C416 - typed rows are no pairs to dict()
+
+
+async def heard(connection: Connection, names: Collection[tuple[str, str]], *, now: float) -> None:
+    """Something came from these."""
+    own = sa.and_(sa.tuple_(_T.c.tenant, _T.c.device).in_(list(names)), _T.c.deleted_at.is_(None))
+    await connection.execute(sa.update(_T).where(own).values(last_seen=now))
+
+
+async def infer_birth(connection: Connection, tenant: str, device: str, *, epoch: int, now: float) -> bool:
+    """A report came from connection `epoch`, whose birth was not heard (the loops were away): the device is there since then."""
+    newer = sa.or_(_T.c.epoch.is_(None), _T.c.epoch < epoch)
+    own = sa.and_(_T.c.tenant == tenant, _T.c.device == device, _T.c.deleted_at.is_(None), newer)
+    values = {"epoch": epoch, "born_at": now, "died_at": None, "last_seen": now}
+    if await changed(connection, sa.update(_T).where(own).values(**values)) == 0:
+        return False
+    await events.append(connection, tenant, kind=ONLINE, resource="devices", name=device, now=now)
+    return True
+
+
+async def lose_silent(connection: Connection, *, before: float, now: float) -> Sequence[tuple[str, str]]:
+    """Take those for gone that were last heard before `before`, each with an event; who they were."""
+    silent = sa.and_(
+        _T.c.deleted_at.is_(None), _T.c.epoch.is_not(None), _T.c.died_at.is_(None), _T.c.last_seen < before
+    )
+    return await _mark(connection, silent, died_at=now, kind=LOST, now=now)
+
+
+async def find_heard(connection: Connection, *, now: float) -> Sequence[tuple[str, str]]:
+    """Take those for there again that were heard after they seemed gone, each with an event; who they were."""
+    again = sa.and_(_T.c.deleted_at.is_(None), _T.c.epoch.is_not(None), _T.c.last_seen > _T.c.died_at)
+    return await _mark(connection, again, died_at=None, kind=ONLINE, now=now)
+
+
+async def _mark(
+    connection: Connection, which: sa.ColumnElement[bool], *, died_at: float | None, kind: str, now: float
+) -> Sequence[tuple[str, str]]:
+    statement = sa.update(_T).where(which).values(died_at=died_at).returning(_T.c.tenant, _T.c.device)
+    found = [(tenant, device) for tenant, device in (await connection.execute(statement)).all()]
+    for tenant, device in found:
+        await events.append(connection, tenant, kind=kind, resource="devices", name=device, now=now)
+    return found

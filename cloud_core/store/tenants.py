@@ -1,0 +1,29 @@
+"""Tenants: the walls between customers. Every other row belongs to one."""
+
+import sqlalchemy as sa
+
+from cloud_core.store import events, tables
+from cloud_core.store.database import Connection
+from cloud_core.store.rows import changed, insert
+
+DEFAULT = "default"
+_T = tables.tenants
+
+
+async def create(connection: Connection, tenant: str, *, now: float) -> bool:
+    """A new tenant; False if there is one of that name."""
+    statement = insert(connection, _T).values(tenant=tenant, created_at=now).on_conflict_do_nothing()
+    if await changed(connection, statement) == 0:
+        return False
+    await events.append(connection, tenant, kind="created", resource="tenants", name=tenant, now=now)
+    return True
+
+
+async def exists(connection: Connection, tenant: str) -> bool:
+    """Whether there is such a tenant."""
+    return (await connection.execute(sa.select(_T.c.tenant).where(_T.c.tenant == tenant))).first() is not None
+
+
+async def every_name(connection: Connection) -> list[str]:
+    """All tenants, by name: for the loops, which speak for each in turn."""
+    return list((await connection.execute(sa.select(_T.c.tenant).order_by(_T.c.tenant))).scalars())

@@ -1,0 +1,298 @@
+"""Composition: builds the objects of an edge agent and hands them to each other. No behaviour lives here.
+
+Shutdown order: stop accepting, drain, say goodbye to the control plane, close what computes, give back the folder.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import random
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from edge_agent.config import Settings
+from edge_agent.control.applied import PolicyHolder
+from edge_agent.control.converge import Converger
+from edge_agent.control.enrol import Enrolment, enrol, enrol_once, wanted_for
+from edge_agent.control.errand import Errands
+from edge_agent.control.fetch import Fetcher
+from edge_agent.control.host import Disk
+from edge_agent.control.identity import AccessTokens, Identity, load_identity
+from edge_agent.control.link import Hooks, Link
+from edge_agent.control.state import AgentState
+from edge_agent.control.trust import Trust
+from edge_agent.parts import Core, Kept
+from edge_agent.serving import disk, why
+from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.forward import POOL, Forwarder, Gateway
+from edge_agent.serving.router import Router
+from edge_agent.status import Link as LinkState
+from edge_agent.status import Running, Standing, announce
+from edge_agent.telemetry.host import HostSampler, hardware
+from edge_agent.telemetry.meters import AgentMetrics
+from edge_agent.telemetry.metrics import Interval
+from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.uplink import Uplink
+from shared.bundle.store import ChunkStore
+from shared.io.clock import SystemClock
+from shared.io.durable import FolderLock
+from shared.io.logs import Log
+from shared.io.program import Program
+from shared.io.web import Site, middlewares
+from shared.protocol.enrolment import EnrolAnswer
+from shared.protocol.errors import Refusal, Refused
+from shared.serving.catalog import order_of
+from shared.serving.decide.admission import Limits
+from shared.serving.engine import Engine
+from shared.serving.faces import health, http
+from shared.serving.faces.readiness import Readiness
+from shared.serving.metrics import EngineMetrics
+
+TENANT = "default"
+"""Whose models a device serves that was never enrolled."""
+CLOSE_S = 10.0
+
+
+async def build_agent(settings: Settings, log: Log) -> Program:
+    """The agent of a fleet: what it holds is served at once, while enrolment and link go on in the background.
+
+    Raises:
+        Refused: another agent uses the folder, the port is taken, or there is neither an identity nor where to get one.
+        Corrupt: the identity cannot be read.
+
+    """
+    async with AsyncExitStack() as undo:
+        undo.enter_context(FolderLock(settings.state, field="state_dir"))
+        identity = load_identity(settings.state)
+        url, token = settings.enrol_url, settings.enrol_token
+        wanted = wanted_for(identity, url=url, token=token, hardware=hardware(), agent_version=_version())
+        core = await _core(settings, log, undo)
+        state = AgentState(settings.state, first=int(core.clock.wall()))
+        undo.callback(state.close)
+        if state.recovered is not None:
+            log.error("the record was damaged and put aside", path=str(state.recovered))
+        path, most = settings.state / "telemetry.db", settings.spool_bytes
+        spool = Spool(path, most_bytes=most, new_epoch=state.next_epoch)
+        undo.callback(spool.close)
+        uplink = Uplink(
+            spool,
+            core.interval,
+            HostSampler(settings.state),
+            every=settings.telemetry_interval_s,
+            clock=core.clock,
+            log=log,
+            dropped=core.metrics.dropped,
+        )
+        await _listen(core, undo, announced=True)
+        _control(core, Kept(identity, state, uplink), wanted)
+        core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
+    return core.program
+
+
+async def build_standalone(settings: Settings, log: Log, paths: Sequence[Path]) -> Program:
+    """An agent that serves what lies on its disk, with no cloud and no broker; nothing is written.
+
+    Raises:
+        Refused: a path holds nothing that can be served, or the port is taken.
+        Corrupt: a model cannot be loaded.
+
+    """
+    async with AsyncExitStack() as undo:
+        core = await _core(settings, log, undo)
+        active: dict[str, str] = {}
+        for path in paths:
+            found = await asyncio.to_thread(disk.find, path, core.device)
+            name, version = found.manifest.name, found.manifest.version
+            await core.engine.load(
+                TENANT, found.manifest, found.digest, found.folder, found.variant, threads=settings.threads
+            )
+            active[name] = max(active.get(name, version), version, key=order_of)
+        core.engine.activate(TENANT, active)
+        await _listen(core, undo, announced=False)
+        core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
+    return core.program
+
+
+async def _core(settings: Settings, log: Log, undo: AsyncExitStack) -> Core:
+    clock, registry, holder = SystemClock(), CollectorRegistry(), PolicyHolder()
+    session = await undo.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=POOL)))
+    limits = Limits(tokens=settings.queue_tokens)
+    engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), limits=limits)
+    undo.push_async_callback(engine.close)
+    cloud = CloudTarget(clock=clock, draw=random.random)
+    forwarder = Forwarder(session, cloud, clock=clock)
+    ring, interval = why.WhyRing(), Interval()
+    metrics = AgentMetrics(registry, breaker=lambda: cloud.breaker)
+    router = Router(engine, forwarder, cloud, holder, ring=ring, metrics=metrics, interval=interval, clock=clock)
+    return Core(
+        settings=settings,
+        log=log,
+        clock=clock,
+        program=Program(log),
+        registry=registry,
+        http=session,
+        engine=engine,
+        holder=holder,
+        cloud=cloud,
+        forwarder=forwarder,
+        ring=ring,
+        interval=interval,
+        metrics=metrics,
+        router=router,
+        standing=Standing(lambda: cloud.breaker.value),
+        hardware=await asyncio.to_thread(hardware),
+        version=_version(),
+    )
+
+
+async def _listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
+    """Listen on the port and the socket; `announced` writes where into the state folder."""
+    settings, site = core.settings, Site(cancel_on_disconnect=True)
+
+    async def principal_of(_: web.Request) -> str:
+        return core.standing.tenant or TENANT
+
+    readiness = Readiness(catalog=core.engine, folder=settings.state if announced else None)
+    app = web.Application(middlewares=middlewares(core.log))
+    app.add_routes(
+        http.routes(core.router, core.router, clock=core.clock, principal_of=principal_of, readiness=readiness)
+    )
+    app.add_routes(
+        health.routes(instance="edge-agent", registry=core.registry, readiness=readiness, details=core.standing.details)
+    )
+    why.add_routes(app, core.ring)
+    undo.push_async_callback(site.close)
+    port = await site.start(app, host=settings.host, port=settings.port, uds=settings.uds)
+    url = f"http://{settings.host}:{port}"
+    if announced:
+        announce(settings.state, Running(pid=os.getpid(), url=url, uds=settings.uds))
+    core.log.info("listening", url=url, port=port, uds=settings.uds)
+
+    async def drain() -> None:
+        if not await site.drain(settings.drain_s):
+            core.log.warning("requests were cut off", count=site.in_flight)
+
+    core.program.on_stop("stop accepting", site.stop_accepting)
+    core.program.on_stop("drain", drain, timeout=settings.drain_s + 1.0)
+
+
+def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
+    """Add what keeps the device under control: telemetry at once, the rest as soon as it is enrolled."""
+    links: list[Link] = []
+
+    async def control() -> None:
+        identity = kept.identity
+        if identity is None or identity.enrolment is None:
+            if wanted is None:
+                return
+            settings, log = core.settings, core.log
+            identity = await enrol(settings.state, wanted, http=core.http, log=log, draw=random.random)
+        if identity.enrolment is None:
+            return
+        converger, link = _linked(core, kept, identity, identity.enrolment)
+        links.append(link)
+        await converger.start_from_disk()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(converger.run(), name="converge")
+            group.create_task(link.run(), name="link")
+            group.create_task(link.report_forever(), name="report")
+            group.create_task(kept.uplink.send_forever(link.telemetry), name="uplink")
+
+    async def goodbye() -> None:
+        link = links[0] if links else None
+        await kept.uplink.flush(link.telemetry if link is not None and link.connected else None)
+        if link is not None:
+            await link.close()
+
+    core.program.task("sample", kept.uplink.sample_forever)
+    core.program.task("control", control)
+    core.program.on_stop("goodbye", goodbye)
+
+
+def _linked(core: Core, kept: Kept, identity: Identity, own: EnrolAnswer) -> tuple[Converger, Link]:
+    """The converger and the link of an enrolled device; from here on it has a cloud."""
+    settings, clock, log = core.settings, core.clock, core.log
+    tokens = AccessTokens(own, identity.signer, http=core.http, clock=clock)
+    store = Disk(kept.state, ChunkStore(settings.state / "chunks"), settings.bundles)
+    fetcher = Fetcher(core.http, api_url=own.api_url, tokens=tokens, clock=clock)
+
+    def changed() -> None:
+        link.changed()
+        core.metrics.converging(converger.report(), clock.monotonic())
+
+    converger = Converger(
+        Trust(own.tenant, own.device, own.keys),
+        store,
+        Errands(own.tenant, store, fetcher, core.engine, threads=settings.threads),
+        host=core.engine,
+        holder=core.holder,
+        device=core.device,
+        clock=clock,
+        log=log,
+        draw=random.random,
+        changed=changed,
+    )
+    link = Link(
+        own,
+        Hooks(
+            generation=converger.accept,
+            snapshot=converger.report,
+            acknowledged=kept.uplink.acknowledged,
+            pressure=core.cloud.announced,
+            connected=kept.uplink.connected,
+        ),
+        state=kept.state,
+        hardware=core.hardware,
+        agent_version=core.version,
+        keepalive=settings.mqtt_keepalive_s,
+        clock=clock,
+        log=log,
+        draw=random.random,
+        count=core.metrics.message,
+    )
+    core.forwarder.connect(Gateway(own.gateway_url, tokens))
+    core.cloud.enrolled(silence=lambda: link.silent_for(_issued_at(core.holder)))
+    standing = core.standing
+    standing.tenant, standing.device, standing.report = own.tenant, own.device, converger.report
+    standing.link = lambda: LinkState(
+        enrolled=True,
+        connected=link.connected,
+        control_plane_online=link.control_plane_online,
+        epoch=link.epoch,
+    )
+    return converger, link
+
+
+def _issued_at(holder: PolicyHolder) -> float:
+    return holder.generation.issued_at if holder.generation is not None else 0.0
+
+
+async def enrol_device(settings: Settings) -> EnrolAnswer:
+    """Enrol the device of a state folder once, and end.
+
+    Raises:
+        Refused: it is enrolled already, an agent uses the folder, or the cloud does not take the token.
+        Transient: the cloud cannot be asked now.
+
+    """
+    with FolderLock(settings.state, field="state_dir"):
+        identity = load_identity(settings.state)
+        url, token = settings.enrol_url, settings.enrol_token
+        wanted = wanted_for(identity, url=url, token=token, hardware=hardware(), agent_version=_version())
+        if wanted is None:
+            raise Refused(
+                "this device is enrolled already", kind=Refusal.CONFLICT, field="state_dir", value=str(settings.state)
+            )
+        async with aiohttp.ClientSession() as session:
+            enrolled = await enrol_once(settings.state, wanted, http=session)
+    assert enrolled.enrolment is not None  # noqa: S101 - enrol_once returns nothing else
+    return enrolled.enrolment
+
+
+def _version() -> str:
+    return importlib.metadata.version("tideline")

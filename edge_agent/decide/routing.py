@@ -1,0 +1,228 @@
+"""Routing: where is this request answered, and why?  Pure; well under 50 µs.
+
+Invariants:
+
+* a request with a privacy tag never leaves the device, in any mode, at a first attempt, a fall-back or an escalation;
+* mode `local-only` never names the cloud, and `cloud-only` never the device;
+* saturation is nothing but predicted completion against the deadline that is left, so one request may fit where another does not;
+* where one place alone may answer, it is asked: its own admission sheds what must be shed.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from shared.protocol.policy import Mode, Rules
+
+LOCAL_ONLY_TAG = "local-only"
+"""The tag that every policy honours (contract, section 3, `X-Tideline-Privacy`)."""
+
+
+class Reason(StrEnum):
+    """Why a request went where it went: the answer's `X-Tideline-Why`, and a label of `tideline_route_total`."""
+
+    MODE = "mode"
+    PRIVACY = "privacy"
+    LOCAL_MEETS_DEADLINE = "local-meets-deadline"
+    LOCAL_SATURATED = "local-saturated"
+    LOCAL_ABSENT = "local-absent"
+    LOCAL_FASTER = "local-faster"
+    LOCAL_IDLE = "local-idle"
+    LOCAL_FAILED = "local-failed"
+    CLOUD_FASTER = "cloud-faster"
+    CLOUD_SATURATED = "cloud-saturated"
+    CLOUD_UNREACHABLE = "cloud-unreachable"
+    CLOUD_FAILED = "cloud-failed"
+    BUDGET_EXHAUSTED = "budget-exhausted"
+    RETRIES_EXHAUSTED = "retries-exhausted"
+    POLICY_STALE = "policy-stale"
+    BOTH_LATE = "both-late"
+    EXPIRED = "expired"
+    CONFIDENT = "confident"
+    LOW_CONFIDENCE = "low-confidence"
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a request before any work: its deadline on the monotonic clock, and its privacy tags."""
+
+    deadline: float
+    privacy: frozenset[str] = frozenset()
+
+
+class LocalState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device predicts for this very request, in seconds: the wait for its turn, and its own compute."""
+
+    expected_wait: float
+    service: float
+
+    @property
+    def completion(self) -> float:
+        """Seconds until it would be answered here."""
+        return self.expected_wait + self.service
+
+
+class CloudState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device knows of its cloud.
+
+    `permitted` is the breaker's word (False also where no gateway is known), `retry_in` the seconds until it may change;
+    `estimate` round trip and service, mean and deviation, None while nothing was measured; `budget_left` None is unlimited;
+    `retries_left` whether the retry budget has one; `policy_age` the seconds since the control plane was last heard.
+    `announced_wait` and `admitted` are what the gateway last told the whole fleet: seconds of wait there, and whether this
+    request is in the share of overflow it wants.
+    """
+
+    permitted: bool
+    estimate: float | None = None
+    announced_wait: float = 0.0
+    admitted: bool = True
+    retry_in: float = 1.0
+    budget_left: int | None = None
+    retries_left: bool = True
+    policy_age: float = 0.0
+
+    @property
+    def completion(self) -> float:
+        """Seconds until it would be answered there; 0 while nothing is known, so that something becomes known."""
+        return max(self.estimate or 0.0, self.announced_wait)
+
+
+class Local(msgspec.Struct, frozen=True):
+    """Answer it on the device."""
+
+    reason: Reason
+
+
+class Cloud(msgspec.Struct, frozen=True):
+    """Hand it to the gateway."""
+
+    reason: Reason
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Nobody answers it now; `retry_after` in seconds where waiting can help."""
+
+    reason: Reason
+    retry_after: float | None = None
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """The local answer stands."""
+
+    reason: Reason
+
+
+class Escalate(msgspec.Struct, frozen=True):
+    """The cloud is asked too, and its answer wins."""
+
+    reason: Reason
+
+
+def tags_of(header: str | None) -> frozenset[str]:
+    """The tags in an `X-Tideline-Privacy` value: separated by commas, case and blanks ignored."""
+    if not header:
+        return frozenset()
+    return frozenset(tag for part in header.split(",") if (tag := part.strip().lower()))
+
+
+def is_private(ask: Ask, rules: Rules) -> bool:
+    """Whether the request must stay on the device."""
+    return bool(ask.privacy) and (LOCAL_ONLY_TAG in ask.privacy or not ask.privacy.isdisjoint(rules.privacy_tags))
+
+
+def route(ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *, now: float) -> Local | Cloud | Refuse:
+    """Where the request is answered first.
+
+    Args:
+        ask: the request.
+        local: the device's prediction; None where the device does not serve the model.
+        cloud: what is known of the cloud.
+        rules: the policy for this model.
+        now: monotonic seconds, the clock of `ask.deadline`.
+
+    """
+    left = ask.deadline - now
+    if left <= 0:
+        return Refuse(Reason.EXPIRED)
+    private = is_private(ask, rules)
+    if private or rules.mode is Mode.LOCAL_ONLY:
+        if local is None:
+            return Refuse(Reason.LOCAL_ABSENT)
+        return Local(Reason.PRIVACY if private else Reason.MODE)
+    barred = _barred(cloud, rules)
+    if rules.mode is Mode.CLOUD_ONLY:
+        return Cloud(Reason.MODE) if barred is None else Refuse(barred, cloud.retry_in)
+    if local is None:
+        return Cloud(Reason.LOCAL_ABSENT) if barred is None else Refuse(barred, cloud.retry_in)
+    return _weigh(local, cloud, rules, left=left, barred=barred)
+
+
+def after_local(ask: Ask, confidence: float | None, cloud: CloudState, rules: Rules, *, now: float) -> Keep | Escalate:
+    """Whether a cascade asks the cloud as well; `confidence` is the least of the answer's, None where it has none."""
+    if rules.mode is not Mode.CASCADE or rules.confidence_below is None or confidence is None:
+        return Keep(Reason.MODE)
+    if confidence >= rules.confidence_below:
+        return Keep(Reason.CONFIDENT)
+    again = after_local_failure(ask, cloud, rules, now=now)
+    return Escalate(Reason.LOW_CONFIDENCE) if isinstance(again, Cloud) else Keep(again.reason)
+
+
+def after_local_failure(ask: Ask, cloud: CloudState, rules: Rules, *, now: float) -> Cloud | Refuse:
+    """Whether the cloud may answer what the device could not: a retry, so the retry budget is asked as well."""
+    if is_private(ask, rules):
+        return Refuse(Reason.PRIVACY)
+    if rules.mode is Mode.LOCAL_ONLY:
+        return Refuse(Reason.MODE)
+    barred = _barred(cloud, rules)
+    if barred is not None:
+        return Refuse(barred, cloud.retry_in)
+    if not cloud.retries_left:
+        return Refuse(Reason.RETRIES_EXHAUSTED)
+    if not cloud.admitted:
+        return Refuse(Reason.CLOUD_SATURATED, cloud.announced_wait)
+    if now + cloud.completion >= ask.deadline:
+        return Refuse(Reason.BOTH_LATE)
+    return Cloud(Reason.LOCAL_FAILED)
+
+
+def after_cloud_failure(ask: Ask, local: LocalState | None, rules: Rules, *, now: float) -> Local | Refuse:
+    """Whether the device can still answer in time what the cloud could not."""
+    if rules.mode is Mode.CLOUD_ONLY:
+        return Refuse(Reason.MODE)
+    if local is None:
+        return Refuse(Reason.LOCAL_ABSENT)
+    if now + local.completion >= ask.deadline:
+        return Refuse(Reason.BOTH_LATE, max(0.0, local.completion - (ask.deadline - now)))
+    return Local(Reason.CLOUD_FAILED)
+
+
+def _weigh(
+    local: LocalState, cloud: CloudState, rules: Rules, *, left: float, barred: Reason | None
+) -> Local | Cloud | Refuse:
+    if barred is None and not cloud.admitted:
+        barred = Reason.CLOUD_SATURATED
+    here, there = local.completion, cloud.completion
+    local_late, cloud_late = here >= left, there >= left
+    if rules.mode is Mode.FASTEST and barred is None and cloud.estimate is not None and not cloud_late:
+        if there < here:
+            return Cloud(Reason.CLOUD_FASTER)
+        return Local(Reason.LOCAL_FASTER)
+    if not local_late:
+        return Local(barred if barred is not None and rules.mode is Mode.FASTEST else Reason.LOCAL_MEETS_DEADLINE)
+    if barred is None and not cloud_late:
+        return Cloud(Reason.LOCAL_SATURATED)
+    if local.expected_wait <= 0.0:
+        # Nothing waits here: refusing would leave a wrong prediction uncorrected for ever, and the device idle.
+        return Local(Reason.LOCAL_IDLE)
+    # `cached` and `smaller-model` shed where there is neither: nothing else can be given.
+    return Refuse(Reason.BOTH_LATE if barred is None else barred, max(here - left, 0.0))
+
+
+def _barred(cloud: CloudState, rules: Rules) -> Reason | None:
+    """Why the cloud may not be asked at all; None if it may."""
+    if rules.offline_lease_s is not None and cloud.policy_age > rules.offline_lease_s:
+        return Reason.POLICY_STALE
+    if not cloud.permitted:
+        return Reason.CLOUD_UNREACHABLE
+    if cloud.budget_left is not None and cloud.budget_left <= 0:
+        return Reason.BUDGET_EXHAUSTED
+    return None

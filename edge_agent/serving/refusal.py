@@ -1,0 +1,29 @@
+"""What a caller is told when routing names nobody: the error for each reason."""
+
+from edge_agent.decide.routing import Reason
+from shared.protocol.errors import Overloaded, TidelineError, Transient, Unavailable
+
+LEAST_S = 0.05
+LATER_S = 1.0
+
+
+def error_of(reason: Reason, retry_after: float | None, *, local: bool) -> TidelineError:
+    """The error; `local` says whether the device could answer but for its load."""
+    later = max(LEAST_S, LATER_S if retry_after is None else retry_after)
+    match reason:
+        case Reason.EXPIRED:
+            return Transient("the deadline passed before anything was done", why=Unavailable.DEADLINE)
+        case Reason.LOCAL_ABSENT:
+            return Transient(
+                "the request may not leave the device, which does not serve the model",
+                why=Unavailable.NOT_READY,
+                retry_after=later,
+            )
+        case Reason.BUDGET_EXHAUSTED | Reason.CLOUD_SATURATED | Reason.RETRIES_EXHAUSTED | Reason.BOTH_LATE:
+            return Overloaded(f"nobody can answer in time ({reason.value})", retry_after=later, code=reason.value)
+        case _ if local:
+            text = f"the device is saturated and the cloud is no way out ({reason.value})"
+            return Overloaded(text, retry_after=later, code=reason.value)
+        case _:
+            text = f"only the cloud could answer ({reason.value})"
+            return Transient(text, why=Unavailable.UNREACHABLE, retry_after=later)

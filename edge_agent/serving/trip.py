@@ -1,0 +1,102 @@
+"""One request on its way: what was known, what was decided, who was asked, and how it ended."""
+
+from edge_agent.decide.routing import Ask, Cloud, CloudState, Local, LocalState, Reason, Refuse, is_private
+from edge_agent.serving.why import Attempt, Prediction, Why
+from shared.protocol.desired import Generation
+from shared.protocol.errors import TidelineError
+from shared.protocol.policy import Rules
+from shared.serving.answer import Request
+
+NOWHERE = "none"
+UNKNOWN = "unknown"
+
+
+class Trip:
+    """Lives as long as its request. `known`: the device serves the model, so its name may be a label."""
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        rules: Rules,
+        ask: Ask,
+        began: float,
+        at: float,
+        known: bool,
+        generation: Generation | None,
+    ) -> None:
+        self.request = request
+        self.rules = rules
+        self.ask = ask
+        self.began = began
+        self.known = known
+        self.local: LocalState | None = None
+        self.verdict: Local | Cloud | Refuse = Refuse(Reason.EXPIRED)
+        self.attempts: list[Attempt] = []
+        self.failure: TidelineError | None = None
+        self._at = at
+        self._generation = generation
+        self._cloud: CloudState | None = None
+        self._breaker = ""
+
+    def decided(
+        self, verdict: Local | Cloud | Refuse, local: LocalState | None, cloud: CloudState, *, breaker: str
+    ) -> None:
+        """The first decision, with what it was made from."""
+        self.verdict = verdict
+        self.local = local
+        self._cloud = cloud
+        self._breaker = breaker
+
+    @property
+    def place(self) -> str:
+        """Where the first decision sent it."""
+        match self.verdict:
+            case Local():
+                return "local"
+            case Cloud():
+                return "cloud"
+            case Refuse():
+                return NOWHERE
+
+    def attempted(self, where: str, reason: Reason, outcome: str, seconds: float, error: str | None = None) -> None:
+        """One place was asked."""
+        self.attempts.append(
+            Attempt(where=where, reason=reason.value, outcome=outcome, ms=round(seconds * 1e3, 3), error=error)
+        )
+
+    def story(self, *, where: str | None, outcome: str) -> Why:
+        """All of it, for `GET /v1/why`."""
+        cloud, local, generation = self._cloud or CloudState(permitted=False), self.local, self._generation
+        deadline = self.ask.deadline - self.began
+        return Why(
+            request_id=self.request.id,
+            at=self._at,
+            model=self.request.model,
+            version=self.request.version,
+            mode=self.rules.mode.value,
+            private=is_private(self.ask, self.rules),
+            deadline_ms=_ms(deadline),
+            generation=None if generation is None else (generation.epoch, generation.number),
+            policy_name=None if generation is None else generation.policy_name,
+            policy_revision=None if generation is None else generation.policy_revision,
+            decision=self.place,
+            reason=self.verdict.reason.value,
+            predicted=Prediction(
+                local_wait_ms=None if local is None else _ms(local.expected_wait),
+                local_compute_ms=None if local is None else _ms(local.service),
+                cloud_ms=None if cloud.estimate is None else _ms(cloud.estimate),
+                cloud_permitted=cloud.permitted,
+                cloud_announced_wait_ms=_ms(cloud.announced_wait),
+                cloud_budget_left=cloud.budget_left,
+                breaker=self._breaker,
+                policy_age_s=round(cloud.policy_age, 3),
+            ),
+            attempts=tuple(self.attempts),
+            where=where,
+            outcome=outcome,
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -1,0 +1,95 @@
+"""Why a request went where it went: a bounded ring of decisions, and `GET /v1/why/{request_id}`."""
+
+from collections import OrderedDict
+
+import msgspec
+from aiohttp import web
+
+from shared.io.web import json_response
+from shared.protocol import names
+from shared.protocol.errors import Refusal, Refused
+
+KEPT = 2048
+PATH = "/v1/why/{request_id}"
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What was known when it was decided; milliseconds. None: the device does not serve the model, nothing was measured."""
+
+    local_wait_ms: float | None
+    local_compute_ms: float | None
+    cloud_ms: float | None
+    cloud_permitted: bool
+    cloud_announced_wait_ms: float
+    cloud_budget_left: int | None
+    breaker: str
+    policy_age_s: float
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One place that was asked, why, and what came of it."""
+
+    where: str
+    reason: str
+    outcome: str
+    ms: float
+    error: str | None = None
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """One request's whole story. `at` is Unix seconds; `generation` the signed pair (epoch, number) in force."""
+
+    request_id: str
+    at: float
+    model: str
+    version: str | None
+    mode: str
+    private: bool
+    deadline_ms: float
+    generation: tuple[int, int] | None
+    policy_name: str | None
+    policy_revision: int | None
+    decision: str
+    reason: str
+    predicted: Prediction
+    attempts: tuple[Attempt, ...]
+    where: str | None
+    outcome: str
+
+
+class WhyRing:
+    """The newest decisions by request id; one id that comes again replaces its older story."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._stories: OrderedDict[str, Why] = OrderedDict()
+
+    def add(self, why: Why) -> None:
+        """Remember one story; the oldest goes."""
+        self._stories.pop(why.request_id, None)
+        self._stories[why.request_id] = why
+        if len(self._stories) > self._kept:
+            self._stories.popitem(last=False)
+
+    def get(self, request_id: str) -> Why | None:
+        """The story of a request, while it is kept."""
+        return self._stories.get(request_id)
+
+
+def add_routes(app: web.Application, ring: WhyRing) -> None:
+    """Serve the ring."""
+
+    async def why(request: web.Request) -> web.Response:
+        request_id = names.checked("request id", request.match_info["request_id"], field="request_id")
+        story = ring.get(request_id)
+        if story is None:
+            raise Refused(
+                "no such request is remembered",
+                kind=Refusal.NOT_FOUND,
+                field="request_id",
+                value=request_id,
+                allowed=f"one of the newest {KEPT}",
+            )
+        return json_response(story)
+
+    app.router.add_get(PATH, why)

@@ -1,0 +1,110 @@
+"""What an agent tells of itself: where it listens, in its state folder, and how it stands, on `/health` and after its end."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from edge_agent.control.identity import load_identity
+from edge_agent.control.state import FILE as RECORD
+from edge_agent.control.state import AgentState, Slot
+from shared.io.durable import FolderLock, write_durably
+from shared.protocol.errors import Refusal, Refused
+from shared.protocol.reported import Reported
+
+FILE = "agent.json"
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the agent that has this state folder listens."""
+
+    pid: int
+    url: str
+    uds: str = ""
+
+
+def announce(state: Path, running: Running) -> None:
+    """Say where the agent listens, for whoever shares its folder."""
+    write_durably(state / FILE, msgspec.json.encode(running))
+
+
+def announced(state: Path) -> Running | None:
+    """Where the last agent of this folder said it listens; it may have ended since."""
+    try:
+        return msgspec.json.decode((state / FILE).read_bytes(), type=Running)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """How the device stands with its control plane. `epoch` is that of the newest connection."""
+
+    enrolled: bool
+    connected: bool = False
+    control_plane_online: bool = False
+    epoch: int = 0
+
+
+class Standing:
+    """What `/health` tells besides readiness; filled in as the agent gets further."""
+
+    def __init__(self, breaker: Callable[[], str]) -> None:
+        self._breaker = breaker
+        self.tenant = ""
+        self.device = ""
+        self.link: Callable[[], Link] = lambda: Link(enrolled=False)
+        self.report: Callable[[], Reported | None] = lambda: None
+
+    def details(self) -> Mapping[str, object]:
+        """Now."""
+        return {
+            "tenant": self.tenant or None,
+            "device": self.device or None,
+            "link": self.link(),
+            "breaker": self._breaker(),
+            "reported": self.report(),
+        }
+
+
+def at_rest(folder: Path) -> dict[str, object]:
+    """What the state folder of an agent that does not run tells. Blocks.
+
+    Raises:
+        Corrupt: the identity cannot be read.
+        Refused: there is no such folder (not found), an agent runs on it (conflict), or a newer one wrote its record.
+
+    """
+    if not folder.is_dir():
+        raise Refused("no agent ever ran here", kind=Refusal.NOT_FOUND, field="state_dir", value=str(folder))
+    with FolderLock(folder, field="state_dir"):
+        return _kept(folder)
+
+
+def _kept(folder: Path) -> dict[str, object]:
+    identity = load_identity(folder)
+    own = identity.enrolment if identity is not None else None
+    told: dict[str, object] = {
+        "running": False,
+        "tenant": None if own is None else own.tenant,
+        "device": None if own is None else own.device,
+        "link": Link(enrolled=own is not None),
+    }
+    if not (folder / RECORD).exists():
+        return told
+    state = AgentState(folder)
+    try:
+        for slot in Slot:
+            told[slot.value] = _generation(state, slot)
+        told["failures"] = {key: failure.error for key, failure in state.failures().items()}
+    finally:
+        state.close()
+    return told
+
+
+def _generation(state: AgentState, slot: Slot) -> dict[str, object] | None:
+    found = state.generation(slot)
+    if found is None:
+        return None
+    models = [{"name": model.name, "version": model.version, "variant": model.variant} for model in found.models]
+    policy = {"name": found.policy_name, "revision": found.policy_revision, "mode": found.policy.mode.value}
+    return {"epoch": found.epoch, "number": found.number, "models": models, "policy": policy}

@@ -1,0 +1,90 @@
+"""The agent's own metrics (contract, section 8) beside the engine's, on the registry the program hands in."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from edge_agent.decide.breaker import State
+from edge_agent.decide.routing import Reason
+from shared.io.mqtt import Outcome
+from shared.protocol.desired import Order
+from shared.protocol.reported import Reported
+
+CONVERGENCE_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+class AgentMetrics:
+    """One per agent."""
+
+    def __init__(self, registry: CollectorRegistry, *, breaker: Callable[[], State]) -> None:
+        """`breaker` tells its state whenever metrics are read."""
+        self._routes = Counter(
+            "tideline_route", "Requests by the place routing chose, and why", ("where", "reason"), registry=registry
+        )
+        self._dropped = Counter(
+            "tideline_telemetry_dropped", "Telemetry samples lost, by reason", ("reason",), registry=registry
+        )
+        self._messages = Counter(
+            "tideline_mqtt_messages",
+            "Messages received, by topic and what became of them",
+            ("topic", "outcome"),
+            registry=registry,
+        )
+        self._watched: tuple[Order, float | None] | None = None
+        self._convergence = Histogram(
+            "tideline_convergence_seconds",
+            "Seconds from a generation's arrival until it answers",
+            buckets=CONVERGENCE_SECONDS,
+            registry=registry,
+        )
+        states = Gauge("tideline_breaker_state", "1 for the state the breaker is in", ("state",), registry=registry)
+        for state in State:
+            states.labels(state.value).set_function(partial(_is_in, breaker, state))
+        registry.register(_Process())
+
+    def converging(self, report: Reported, now: float) -> None:
+        """The report changed: a new target starts the watch, its coming into force ends it."""
+        if report.target is None:
+            return
+        if self._watched is None or self._watched[0] != report.target:
+            self._watched = (report.target, now if report.applied != report.target else None)
+        target, began = self._watched
+        if began is not None and report.applied == target:
+            self._convergence.observe(now - began)
+            self._watched = (target, None)
+
+    def routed(self, where: str, reason: Reason) -> None:
+        """One decision."""
+        self._routes.labels(where, reason.value).inc()
+
+    def dropped(self, reason: str, count: int) -> None:
+        """Telemetry samples were lost."""
+        self._dropped.labels(reason).inc(count)
+
+    def message(self, topic: str, outcome: Outcome) -> None:
+        """One message came."""
+        self._messages.labels(topic, outcome.value).inc()
+
+
+def _is_in(breaker: Callable[[], State], state: State) -> float:
+    return float(breaker() is state)
+
+
+class _Process(Collector):
+    """CPU and memory of this process, read when asked."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def collect(self) -> Iterable[Metric]:
+        times = self._process.cpu_times()
+        yield CounterMetricFamily(
+            "tideline_process_cpu_seconds", "CPU seconds of this process", value=times.user + times.system
+        )
+        yield GaugeMetricFamily(
+            "tideline_process_memory_bytes", "Resident memory of this process", value=self._process.memory_info().rss
+        )

@@ -1,0 +1,1 @@
+"""Runnable examples of Tideline; nothing here is imported by the platform."""

@@ -1,0 +1,92 @@
+"""Which waiting requests form the next batch. Pure: a snapshot in, ids out.
+
+Rules, in order:
+
+1. an entry whose deadline has passed is dropped: late work is wasted work;
+2. entries are ranked by effective priority, then by age; every `AGING` seconds of waiting lift an entry by one level,
+   so a steady stream of urgent requests cannot starve the rest;
+3. the first-ranked entry is always in the batch: whatever its length, it makes progress;
+4. among the entries at the head of the ranking, those nearest to it in length fill the batch, because a padded batch
+   costs rows x longest; the batch never exceeds the padded-token budget unless the first entry alone does.
+"""
+
+import heapq
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+AGING = 0.5
+"""Seconds of waiting that make up for one level of priority."""
+WINDOW = 4
+"""How many batches' worth of the head of the ranking may be regrouped by length."""
+LOWEST = 100
+
+
+class DropReason(StrEnum):
+    """Why an entry was dropped before compute."""
+
+    EXPIRED = "expired"
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """One waiting entry. `priority` is OIP's (0 default, 1 highest); times on one monotonic clock, in seconds."""
+
+    id: int
+    tokens: int
+    priority: int = 0
+    enqueued_at: float = 0.0
+    deadline: float | None = None
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one batch: padded tokens (rows x longest) and rows."""
+
+    tokens: int = 4096
+    rows: int = 32
+
+
+class Drop(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry that leaves without being computed, and why."""
+
+    id: int
+    reason: DropReason
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What to compute next, and what to drop."""
+
+    ids: tuple[int, ...] = ()
+    dropped: tuple[Drop, ...] = ()
+    padded: int = 0
+    """rows x longest of what is computed."""
+
+
+def next_batch(waiting: Sequence[Waiting], budget: Budget, *, now: float) -> Batch:
+    """The next batch from what waits; empty only when nothing but expired entries waits."""
+    dropped = tuple(
+        Drop(id=entry.id, reason=DropReason.EXPIRED)
+        for entry in waiting
+        if entry.deadline is not None and entry.deadline <= now
+    )
+    live = [entry for entry in waiting if entry.deadline is None or entry.deadline > now]
+    if not live:
+        return Batch(dropped=dropped)
+    first, *others = heapq.nsmallest(budget.rows * WINDOW, live, key=_rank)
+    chosen, longest = [first], first.tokens
+    # Nearest in length first: shorter ones cost what the first one costs anyway, longer ones stretch every row.
+    for entry in sorted(others, key=lambda entry: abs(entry.tokens - first.tokens)):
+        if len(chosen) >= budget.rows:
+            break
+        stretched = max(longest, entry.tokens)
+        if stretched * (len(chosen) + 1) <= budget.tokens:
+            chosen.append(entry)
+            longest = stretched
+    return Batch(ids=tuple(entry.id for entry in chosen), dropped=dropped, padded=longest * len(chosen))
+
+
+def _rank(entry: Waiting) -> tuple[float, int]:
+    # OIP: 0 is the default and stands between 1, the highest, and everything lower; larger numbers come later.
+    # All entries age alike, so the ranking of two never changes: waiting lifts an entry over those that come after it.
+    level = 1.5 if entry.priority == 0 else float(min(max(entry.priority, 1), LOWEST))
+    return level + entry.enqueued_at / AGING, entry.id

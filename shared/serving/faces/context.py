@@ -1,0 +1,94 @@
+"""What every HTTP face takes from headers and gives back in them (contract, section 3)."""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from shared.io.clock import Clock
+from shared.io.web import MAX_BODY, REQUEST_ID
+from shared.protocol.errors import Refused
+from shared.protocol.topics import Header
+from shared.serving.answer import Answer, Request, Response
+from shared.serving.catalog import Catalog
+
+PrincipalOf = Callable[[web.Request], Awaitable[str]]
+"""The tenant a request is made for; raises `Refused` (unauthenticated, forbidden) where it may not be made."""
+
+MAX_DEADLINE_MS = 86_400_000.0
+MAX_ITEMS = 1024
+"""Texts in one request."""
+
+
+class Ports(NamedTuple):
+    """What the faces of one process are given."""
+
+    answer: Answer
+    catalog: Catalog
+    clock: Clock
+    principal_of: PrincipalOf
+    max_body: int = MAX_BODY
+
+
+async def context_of(request: web.Request, ports: Ports, *, version: str | None = None) -> Request:
+    """A `Request` with everything but its model and items.
+
+    Raises:
+        Refused: who asks may not, or a header is malformed.
+
+    """
+    headers = request.headers
+    tenant = await ports.principal_of(request)
+    deadline = _number(headers.get(Header.DEADLINE_MS), Header.DEADLINE_MS)
+    privacy = headers.get(Header.PRIVACY)
+    if privacy is not None and len(privacy) > 128:
+        raise Refused("too long", field=Header.PRIVACY, value=privacy, allowed="at most 128 characters")
+    priority = headers.get(Header.PRIORITY)
+    if priority is not None and not (priority.isascii() and priority.isdigit() and len(priority) < 10):
+        raise Refused(
+            "not a whole number", field=Header.PRIORITY, value=priority, allowed="0 (default), 1 (highest), …"
+        )
+    return Request(
+        id=request[REQUEST_ID],
+        tenant=tenant,
+        model="",
+        version=version,
+        deadline=ports.clock.monotonic() + deadline / 1e3 if deadline is not None else None,
+        priority=int(priority) if priority is not None else 0,
+        privacy=privacy,
+        trace=headers.get(Header.TRACEPARENT),
+    )
+
+
+def headers_of(response: Response) -> dict[str, str]:
+    """The headers of an answer."""
+    headers = {
+        Header.WHERE: response.where.value,
+        Header.WHY: response.why,
+        Header.MODEL: f"{response.model}@{response.version}/{response.variant}",
+        Header.QUEUE_MS: f"{response.timing.queue * 1e3:.3f}",
+        Header.COMPUTE_MS: f"{response.timing.compute * 1e3:.3f}",
+    }
+    if response.hedged:
+        headers[Header.HEDGED] = "true"
+    return headers
+
+
+def checked_count(texts: tuple[str, ...], field: str) -> tuple[str, ...]:
+    """Refuse an empty list, or more texts than one request may bring."""
+    if not 0 < len(texts) <= MAX_ITEMS:
+        raise Refused("wrong number of texts", field=field, value=len(texts), allowed=f"1 to {MAX_ITEMS}")
+    return texts
+
+
+def _number(text: str | None, field: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= MAX_DEADLINE_MS:
+        raise Refused("not a time", field=field, value=text, allowed=f"0 to {MAX_DEADLINE_MS:.0f} milliseconds")
+    return value

@@ -1,0 +1,147 @@
+"""The HTTP face: all inference routes, and Open Inference Protocol v2 itself. Parse, ask the one port, respond."""
+
+import importlib.metadata
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from shared.io.clock import Clock
+from shared.io.web import MAX_BODY, check_media_type, json_response, read_body, read_json
+from shared.protocol.errors import Refused
+from shared.protocol.reported import ModelState
+from shared.serving.answer import Answer
+from shared.serving.catalog import Catalog, Listed, pick
+from shared.serving.faces import openai, plain
+from shared.serving.faces.context import Ports, PrincipalOf, checked_count, context_of, headers_of
+from shared.serving.faces.readiness import Readiness
+from shared.serving.oip import BINARY, HEADER_LENGTH, JSON, decode_request, encode_response
+from shared.serving.oip_models import EXTENSIONS, metadata, repository_index, statistics
+
+
+def routes(
+    answer: Answer,
+    catalog: Catalog,
+    *,
+    clock: Clock,
+    principal_of: PrincipalOf,
+    readiness: Readiness,
+    max_body: int = MAX_BODY,
+) -> list[web.RouteDef]:
+    """Every inference route, to be mounted on an application with `shared.io.web.middlewares`.
+
+    Args:
+        answer: an engine, an edge's router, or the gateway's balancer.
+        catalog: what it can answer with.
+        clock: the process's.
+        principal_of: the tenant of a request; may refuse it.
+        readiness: what `/v2/health/ready` says.
+        max_body: bytes of a request's body.
+
+    """
+    ports = Ports(answer, catalog, clock, principal_of, max_body)
+    face = OipFace(ports, readiness)
+    routes = [
+        web.get("/v2", face.server),
+        web.get("/v2/health/live", face.live),
+        web.get("/v2/health/ready", face.ready),
+        web.post("/v2/repository/index", face.index),
+        web.get("/v2/models/stats", face.every_stats),
+    ]
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes += [
+            web.get(path, face.model),
+            web.get(f"{path}/ready", face.model_ready),
+            web.get(f"{path}/stats", face.stats),
+            web.post(f"{path}/infer", face.infer),
+        ]
+    return [*routes, *plain.routes(ports), *openai.routes(ports)]
+
+
+class _IndexRequest(msgspec.Struct):
+    ready: bool = False
+
+
+class OipFace:
+    """The `/v2` routes."""
+
+    def __init__(self, ports: Ports, readiness: Readiness) -> None:
+        self._ports = ports
+        self._readiness = readiness
+        self._version = importlib.metadata.version("tideline")
+
+    async def infer(self, request: web.Request) -> web.Response:
+        """One inference, JSON or binary."""
+        version = request.match_info.get("version")
+        context = await context_of(request, self._ports, version=version)
+        model = pick(self._ports.catalog.models(context.tenant), request.match_info["model"], version)
+        if request.content_type != BINARY:
+            # aiohttp says octet-stream where a client says nothing, as tritonclient does.
+            check_media_type(request.content_type, JSON, BINARY)
+        body = await read_body(request, self._ports.max_body)
+        asked, wishes = decode_request(body, _header_length(request), model, context, now=self._ports.clock.monotonic())
+        if asked.texts is not None:
+            checked_count(asked.texts, "inputs[0].shape")
+        response = await self._ports.answer.answer(asked)
+        encoded = encode_response(response, wishes)
+        return web.Response(body=encoded.data, headers=headers_of(response) | encoded.headers)
+
+    async def server(self, _: web.Request) -> web.Response:
+        """Who this is."""
+        return json_response({"name": "tideline", "version": self._version, "extensions": EXTENSIONS})
+
+    async def live(self, _: web.Request) -> web.Response:
+        """It answers, so it lives."""
+        return json_response({"live": True})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Ready or not, and why not."""
+        verdict = self._readiness.verdict()
+        return json_response(verdict, status=200 if verdict.ready else 503)
+
+    async def model(self, request: web.Request) -> web.Response:
+        """Metadata of one model."""
+        models, model = await self._picked(request)
+        return json_response(metadata(model, [each.version for each in models if each.name == model.name]))
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Whether a version (or the active one) answers."""
+        _, model = await self._picked(request)
+        ready = model.state is ModelState.READY
+        document = {"name": model.name, "version": model.version, "ready": ready, "reason": model.reason}
+        return json_response(document, status=200 if ready else 503)
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """Counters of one model: of the version asked for, else of all its versions."""
+        models, model = await self._picked(request)
+        if "version" in request.match_info:
+            return json_response({"model_stats": [self._stats(model)]})
+        return json_response({"model_stats": [self._stats(each) for each in models if each.name == model.name]})
+
+    async def every_stats(self, request: web.Request) -> web.Response:
+        """Counters of every model."""
+        tenant = await self._ports.principal_of(request)
+        return json_response({"model_stats": [self._stats(model) for model in self._ports.catalog.models(tenant)]})
+
+    async def index(self, request: web.Request) -> web.Response:
+        """The repository's index."""
+        tenant = await self._ports.principal_of(request)
+        asked = await read_json(request, _IndexRequest, limit=65536, optional=True)
+        return json_response(repository_index(self._ports.catalog.models(tenant), ready=asked.ready))
+
+    def _stats(self, model: Listed) -> dict[str, object]:
+        return statistics(model, self._ports.catalog.statistics(model.tenant, model.name, model.version))
+
+    async def _picked(self, request: web.Request) -> tuple[Sequence[Listed], Listed]:
+        tenant = await self._ports.principal_of(request)
+        models = self._ports.catalog.models(tenant)
+        return models, pick(models, request.match_info["model"], request.match_info.get("version"))
+
+
+def _header_length(request: web.Request) -> int | None:
+    text = request.headers.get(HEADER_LENGTH)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise Refused("not a length", field=HEADER_LENGTH, value=text, allowed="the JSON part's length in bytes")
+    return int(text)

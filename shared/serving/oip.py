@@ -1,0 +1,302 @@
+"""Open Inference Protocol v2 over HTTP: requests and responses, JSON and `binary_tensor_data`, both sides.
+
+Specification: kserve/open-inference-protocol `inference_rest.md`, and Triton's extensions `binary_tensor_data`,
+`schedule_policy` (parameters `priority` and `timeout` in microseconds), `model_repository` and `statistics`. A binary body is
+the JSON part, `Inference-Header-Content-Length` bytes long, and then the blobs in the order of their tensors.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from shared.io.web import bad_json
+from shared.protocol.errors import Corrupt, Refusal, Refused
+from shared.serving.answer import Array, Request, Response, Timing, Where
+from shared.serving.catalog import Listed
+from shared.serving.oip_results import TEXT_INPUT, outputs_of, results_of, tensors_of
+from shared.serving.oip_tensors import from_binary, from_json, texts_in, to_binary, to_json
+from shared.serving.sessions.datatypes import datatype_of
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+BINARY = "application/octet-stream"
+JSON = "application/json"
+_OWN = frozenset({"priority", "timeout", "binary_data_output"})
+"""Request parameters that are the protocol's; the rest are the model's."""
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One input or output; `data` is absent where the bytes follow the JSON part."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, object] = {}
+    data: object = None
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """An output the client asked for."""
+
+    name: str
+    parameters: dict[str, object] = {}
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The JSON part of a request."""
+
+    inputs: list[Tensor]
+    id: str = ""
+    parameters: dict[str, object] = {}
+    outputs: list[Wanted] = []
+
+
+class InferResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The JSON part of a response."""
+
+    model_name: str
+    outputs: list[Tensor]
+    model_version: str = ""
+    id: str = ""
+    parameters: dict[str, object] = {}
+
+
+class Wishes(NamedTuple):
+    """What a client wants its response to be: the id to echo, which outputs (None: all), and which of them as bytes."""
+
+    id: str = ""
+    outputs: Mapping[str, bool] | None = None
+    binary: bool = False
+
+
+class Body(NamedTuple):
+    """A message on its way: `header_length` is the JSON part's length where bytes follow it."""
+
+    data: bytes
+    header_length: int | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that go with it."""
+        if self.header_length is None:
+            return {"Content-Type": JSON}
+        return {"Content-Type": BINARY, HEADER_LENGTH: str(self.header_length)}
+
+
+_requests = msgspec.json.Decoder(InferRequest)
+_responses = msgspec.json.Decoder(InferResponse)
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_request(
+    body: bytes, header_length: int | None, model: Listed, context: Request, *, now: float
+) -> tuple[Request, Wishes]:
+    """The request in `body` for `model`; `context` brings what the face knows already (id, tenant, version, deadline, …).
+
+    The parameter `timeout` counts from `now` (monotonic seconds) and only ever shortens the deadline of `context`.
+
+    Raises:
+        Refused: names the field.
+
+    """
+    head, blobs = _split(body, header_length)
+    try:
+        message = _requests.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_json(error) from error
+    arrays = _arrays(message.inputs, blobs, "inputs")
+    known = {spec.name: spec for spec in outputs_of(model)} if message.outputs else {}
+    for i, wanted in enumerate(message.outputs):
+        if known and wanted.name not in known and wanted.name != "truncated":
+            allowed = ", ".join(known)
+            raise Refused("unknown output", field=f"outputs[{i}].name", value=wanted.name, allowed=allowed)
+    binary = message.parameters.get("binary_data_output") is True
+    micros = _whole(message.parameters, "timeout", 0)
+    deadlines = [context.deadline, now + micros / 1e6 if micros else None]
+    wishes = Wishes(
+        id=message.id,
+        outputs={each.name: each.parameters.get("binary_data", binary) is True for each in message.outputs} or None,
+        binary=binary,
+    )
+    request = msgspec.structs.replace(
+        context,
+        model=model.name,
+        texts=_texts(arrays, model) if model.is_text else None,
+        tensors=None if model.is_text else {name: _as_text(array) for name, array in arrays.items()},
+        parameters={name: value for name, value in message.parameters.items() if name not in _OWN},
+        priority=_whole(message.parameters, "priority", context.priority),
+        deadline=min((each for each in deadlines if each is not None), default=None),
+        body_bytes=len(body),
+    )
+    return request, wishes
+
+
+def encode_request(request: Request, *, binary: bool = True) -> Body:
+    """A request as a forwarder sends it; bytes for tensors, JSON for texts unless `binary`."""
+    parameters: dict[str, object] = dict(request.parameters)
+    if request.priority:
+        parameters["priority"] = request.priority
+    if request.texts is not None:
+        texts: list[object] = list(request.texts)
+        tensor = Tensor(name=TEXT_INPUT.name, datatype="BYTES", shape=[len(texts)], data=texts)
+        return Body(_encode(InferRequest(id=request.id, inputs=[tensor], parameters=parameters)), None)
+    if binary:
+        parameters["binary_data_output"] = True
+    tensors, blobs = _tensors(request.tensors or {}, lambda _: binary)
+    return _body(InferRequest(id=request.id, inputs=tensors, parameters=parameters), blobs)
+
+
+def encode_response(response: Response, wishes: Wishes = Wishes()) -> Body:  # noqa: B008 - a frozen value
+    """A response as its client asked for it."""
+    arrays, parameters = tensors_of(response.results)
+    if wishes.outputs is not None:
+        arrays = {name: array for name, array in arrays.items() if name in wishes.outputs}
+    parameters |= {
+        "task": response.task,
+        "variant": response.variant,
+        "digest": response.digest,
+        "where": response.where.value,
+        "why": response.why,
+        "queue_ms": round(response.timing.queue * 1e3, 3),
+        "compute_ms": round(response.timing.compute * 1e3, 3),
+    }
+    wanted = wishes.outputs
+    tensors, blobs = _tensors(arrays, lambda name: wanted[name] if wanted is not None else wishes.binary)
+    message = InferResponse(
+        model_name=response.model,
+        model_version=response.version,
+        id=wishes.id,
+        parameters=parameters,
+        outputs=tensors,
+    )
+    return _body(message, blobs)
+
+
+def decode_response(body: bytes, header_length: int | None, *, id: str, task: str | None = None) -> Response:
+    """The typed response in `body`; `task` is believed where the server does not say (one that is not ours).
+
+    Raises:
+        Corrupt: not a response of this protocol.
+
+    """
+    try:
+        head, blobs = _split(body, header_length)
+        message = _responses.decode(head)
+        arrays = _arrays(message.outputs, blobs, "outputs")
+    except (Refused, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Corrupt(f"the answer is not one of the Open Inference Protocol: {error}") from error
+    said = message.parameters
+    kind = str(said.get("task") or task or "tensor")
+    return Response(
+        id=id,
+        model=message.model_name,
+        version=message.model_version,
+        variant=str(said.get("variant", "")),
+        digest=str(said.get("digest", "")),
+        task=kind,
+        results=results_of(kind, arrays, said),
+        where=Where(str(said["where"])) if said.get("where") in tuple(Where) else Where.CLOUD,
+        why=str(said.get("why", "")),
+        timing=Timing(queue=_seconds(said.get("queue_ms")), compute=_seconds(said.get("compute_ms"))),
+    )
+
+
+def _split(body: bytes, header_length: int | None) -> tuple[memoryview, memoryview]:
+    view = memoryview(body)
+    if header_length is None:
+        return view, view[len(view) :]
+    if not 0 < header_length <= len(body):
+        raise Refused(
+            "bad length", field=HEADER_LENGTH, value=header_length, allowed=f"1 to {len(body)}, the body's own"
+        )
+    return view[:header_length], view[header_length:]
+
+
+def _arrays(tensors: Sequence[Tensor], blobs: memoryview, side: str) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    place = 0
+    for i, tensor in enumerate(tensors):
+        field = f"{side}[{i}]"
+        if tensor.name in found:
+            raise Refused("a tensor stands twice", field=f"{field}.name", value=tensor.name)
+        if "binary_data_size" in tensor.parameters:
+            size = _whole(tensor.parameters, "binary_data_size", 0, f"{field}.parameters")
+            if place + size > len(blobs):
+                raise Refused(
+                    "more bytes than the body has",
+                    field=f"{field}.parameters.binary_data_size",
+                    value=size,
+                    allowed=f"at most {len(blobs) - place}",
+                )
+            found[tensor.name] = from_binary(tensor.datatype, tensor.shape, blobs[place : place + size], field)
+            place += size
+        elif tensor.data is None:
+            raise Refused("missing data", field=f"{field}.data", allowed="data, or parameters.binary_data_size")
+        else:
+            found[tensor.name] = from_json(tensor.datatype, tensor.shape, tensor.data, field)
+    if place != len(blobs):
+        raise Refused("bytes that no tensor claims", field="body", value=len(blobs) - place)
+    return found
+
+
+def _tensors(arrays: Mapping[str, Array], is_binary: Callable[[str], bool]) -> tuple[list[Tensor], list[bytes]]:
+    tensors: list[Tensor] = []
+    blobs: list[bytes] = []
+    for name, array in arrays.items():
+        datatype, shape = datatype_of(array), list(array.shape)
+        if is_binary(name):
+            blob = to_binary(array)
+            blobs.append(blob)
+            tensors.append(
+                Tensor(name=name, datatype=datatype, shape=shape, parameters={"binary_data_size": len(blob)})
+            )
+        else:
+            tensors.append(Tensor(name=name, datatype=datatype, shape=shape, data=to_json(array)))
+    return tensors, blobs
+
+
+def _body(message: InferRequest | InferResponse, blobs: Sequence[bytes]) -> Body:
+    head = _encode(message)
+    return Body(b"".join((head, *blobs)), len(head)) if blobs else Body(head, None)
+
+
+def _texts(arrays: Mapping[str, Array], model: Listed) -> tuple[str, ...]:
+    for name in arrays:
+        if name != TEXT_INPUT.name:
+            raise Refused(
+                "unknown input", kind=Refusal.UNPROCESSABLE, field="inputs", value=name, allowed=TEXT_INPUT.name
+            )
+    if TEXT_INPUT.name not in arrays:
+        message = f"model {model.name} takes a text"
+        raise Refused(message, kind=Refusal.UNPROCESSABLE, field="inputs", allowed=f"input {TEXT_INPUT.name} of BYTES")
+    array = arrays[TEXT_INPUT.name]
+    if datatype_of(array) != "BYTES":
+        raise Refused("wrong datatype", field="inputs[0].datatype", value=datatype_of(array), allowed="BYTES")
+    return texts_in(array, "inputs[0]")
+
+
+def _as_text(array: Array) -> Array:
+    # ONNX string tensors hold text; what is not UTF-8 stays bytes and is the program's to refuse.
+    if array.dtype.kind != "O":
+        return array
+    try:
+        texts = texts_in(array, "inputs")
+    except Refused:
+        return array
+    converted = np.empty(len(texts), dtype=np.object_)
+    converted[:] = texts
+    return converted.reshape(array.shape)
+
+
+def _whole(parameters: Mapping[str, object], name: str, default: int, field: str = "parameters") -> int:
+    value = parameters.get(name, default)
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise Refused("not a whole number", field=f"{field}.{name}", value=value, allowed="0 or more")
+    return value
+
+
+def _seconds(milliseconds: object) -> float:
+    return float(milliseconds) / 1e3 if isinstance(milliseconds, int | float) else 0.0

@@ -1,0 +1,165 @@
+"""Tensors of the Open Inference Protocol v2: JSON data and the binary extension, both ways.
+
+Binary layout: row-major, little-endian; BYTES elements are a uint32 length and the bytes. Every refusal names the tensor's
+field as `inputs[0].data`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.protocol.errors import Refused
+from shared.serving.answer import Array
+from shared.serving.sessions.datatypes import NUMPY
+
+_KINDS = {"BOOL": "b", "FP16": "iuf", "FP32": "iuf", "FP64": "iuf"}
+_MAX_ELEMENTS = 1 << 31
+
+
+def checked_size(datatype: str, shape: Sequence[int], field: str) -> int:
+    """How many elements a tensor has.
+
+    Raises:
+        Refused: an unknown datatype, or a negative dimension.
+
+    """
+    if datatype not in NUMPY:
+        raise Refused("unknown datatype", field=f"{field}.datatype", value=datatype, allowed=", ".join(NUMPY))
+    if any(size < 0 for size in shape):
+        raise Refused("negative dimension", field=f"{field}.shape", value=list(shape), allowed="0 or more")
+    size = math.prod(shape)
+    if size > _MAX_ELEMENTS:
+        raise Refused(
+            "too many elements", field=f"{field}.shape", value=list(shape), allowed=f"at most {_MAX_ELEMENTS}"
+        )
+    return size
+
+
+def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> Array:
+    """The array of `data`, a flat or nested list.
+
+    Raises:
+        Refused: as `checked_size`; not as many elements as the shape says, or one the datatype cannot hold.
+
+    """
+    size = checked_size(datatype, shape, field)
+    if not isinstance(data, list):
+        raise Refused("not a list", field=f"{field}.data", value=type(data).__name__, allowed="a flat or nested list")
+    if datatype == "BYTES":
+        texts = _flat(data, field)
+        _check_count(len(texts), size, shape, field)
+        array = np.empty(size, dtype=np.object_)
+        array[:] = texts
+        return array.reshape(shape)
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError) as error:
+        raise Refused("rows of unequal length, or of mixed types", field=f"{field}.data") from error
+    _check_count(values.size, size, shape, field)
+    if size == 0:
+        return np.empty(shape, dtype=NUMPY[datatype])
+    if values.dtype.kind not in _KINDS.get(datatype, "iu"):
+        raise Refused("values of another type", field=f"{field}.data", value=values.flat[0], allowed=datatype)
+    if datatype.startswith(("INT", "UINT")):
+        bounds = np.iinfo(np.dtype(NUMPY[datatype]))
+        low, high = int(values.min()), int(values.max())
+        if low < bounds.min or high > bounds.max:
+            value = low if low < bounds.min else high
+            raise Refused("out of range", field=f"{field}.data", value=value, allowed=f"{bounds.min} to {bounds.max}")
+    return values.astype(NUMPY[datatype]).reshape(shape)
+
+
+def from_binary(datatype: str, shape: Sequence[int], raw: memoryview, field: str) -> Array:
+    """The array in `raw`, exactly.
+
+    Raises:
+        Refused: as `checked_size`; not as many bytes as the shape says.
+
+    """
+    size = checked_size(datatype, shape, field)
+    if datatype == "BYTES":
+        return _bytes_elements(raw, size, field).reshape(shape)
+    kind = np.dtype(NUMPY[datatype]).newbyteorder("<")
+    if len(raw) != size * kind.itemsize:
+        raise Refused(
+            "the bytes do not fill the shape",
+            field=f"{field}.parameters.binary_data_size",
+            value=len(raw),
+            allowed=f"{size * kind.itemsize} for shape {list(shape)} of {datatype}",
+        )
+    return np.frombuffer(raw, dtype=kind).reshape(shape)
+
+
+def to_json(array: Array) -> list[object]:
+    """Flat list of the elements; bytes become text."""
+    flat: list[object] = array.ravel().tolist()
+    return [_text(value) for value in flat] if array.dtype.kind in "OSU" else flat
+
+
+def to_binary(array: Array) -> bytes:
+    """The elements as they travel."""
+    if array.dtype.kind not in "OSU":
+        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+    parts: list[bytes] = []
+    for value in array.ravel().tolist():
+        raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        parts += (len(raw).to_bytes(4, "little"), raw)
+    return b"".join(parts)
+
+
+def texts_in(array: Array, field: str) -> tuple[str, ...]:
+    """BYTES elements as text.
+
+    Raises:
+        Refused: an element that is not UTF-8.
+
+    """
+    found: list[str] = []
+    for i, value in enumerate(array.ravel().tolist()):
+        try:
+            found.append(value.decode() if isinstance(value, bytes) else str(value))
+        except UnicodeDecodeError as error:
+            raise Refused("not UTF-8", field=f"{field}.data[{i}]", allowed="UTF-8 text") from error
+    return tuple(found)
+
+
+def _bytes_elements(raw: memoryview, size: int, field: str) -> Array:
+    values: list[bytes] = []
+    place = 0
+    while place < len(raw) and len(values) <= size:
+        end = place + 4 + int.from_bytes(raw[place : place + 4], "little")
+        if place + 4 > len(raw) or end > len(raw):
+            raise Refused("an element reaches past the end", field=f"{field}.data[{len(values)}]")
+        values.append(bytes(raw[place + 4 : end]))
+        place = end
+    _check_count(len(values), size, [size], field)
+    array = np.empty(size, dtype=np.object_)
+    array[:] = values
+    return array
+
+
+def _flat(data: list[object], field: str) -> list[str]:
+    found: list[str] = []
+    for value in data:
+        if isinstance(value, list):
+            found += _flat(value, field)
+        elif isinstance(value, str):
+            found.append(value)
+        else:
+            raise Refused("values of another type", field=f"{field}.data", value=value, allowed="text (BYTES)")
+    return found
+
+
+def _check_count(found: int, size: int, shape: Sequence[int], field: str) -> None:
+    if found != size:
+        raise Refused(
+            "the data does not fill the shape",
+            field=f"{field}.data",
+            value=found,
+            allowed=f"{size} elements for shape {list(shape)}",
+        )
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

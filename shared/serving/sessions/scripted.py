@@ -1,0 +1,65 @@
+"""A session that plays a script: tests of everything around a session run on it."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from shared.bundle.manifest import TensorSpec
+from shared.protocol.errors import Transient, Unavailable
+from shared.serving.sessions.session import Feeds, Outputs
+
+Script = Callable[[Feeds], Sequence[Outputs]]
+
+
+class ScriptedSession:
+    """Yields what `script` returns for each run, one step at a time.
+
+    `gate`: every step waits for it first; `started` is set when a run begins. `failing` is raised by `load`; a script that
+    raises makes the run raise. `runs` keeps the feeds of every run.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        inputs: tuple[TensorSpec, ...] = (),
+        outputs: tuple[TensorSpec, ...] = (),
+        gate: threading.Event | None = None,
+        failing: Exception | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.started = threading.Event()
+        self.runs: list[Feeds] = []
+        self.steps = 0
+        self.closed = False
+        self._script = script
+        self._gate = gate
+        self._failing = failing
+        self._terminated = False
+
+    def load(self) -> None:
+        """Succeed, or raise what was asked for."""
+        if self._failing is not None:
+            raise self._failing
+
+    def run(self, feeds: Feeds) -> Iterator[Outputs]:
+        """The script's steps."""
+        self.runs.append(feeds)
+        self.started.set()
+        for outputs in self._script(feeds):
+            if self._gate is not None:
+                self._gate.wait()
+            if self._terminated:
+                raise Transient("the computation was ended", why=Unavailable.CANCELLED)
+            self.steps += 1
+            yield outputs
+
+    def terminate(self) -> None:
+        """End a run in progress."""
+        self._terminated = True
+        if self._gate is not None:
+            self._gate.set()
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True

@@ -1,0 +1,231 @@
+"""Text to token ids, and token ids to padded arrays: what every text task shares.
+
+Truncation and padding of the tokenizer are switched off once, here; cutting is done by ids, so any thread may encode.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from shared.bundle.manifest import Manifest
+from shared.protocol.errors import Corrupt, Refusal, Refused, shortened
+from shared.serving.answer import Array
+from shared.serving.tasks.task import Prepared
+
+_CACHED = 65_536
+"""Code points whose pieces are remembered; more than a language uses."""
+
+
+class Encoded(msgspec.Struct, frozen=True, kw_only=True):
+    """Token ids of one text, special tokens included.
+
+    For tagging: `places` are the positions that get a tag, `offsets` the code points of `text` each of them stands for.
+    """
+
+    ids: list[int]
+    types: list[int]
+    text: str = ""
+    places: tuple[int, ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
+    truncated: bool = False
+
+
+class Encoder:
+    """The bundle's tokenizer and its limit."""
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+        self.max_length = max_length
+        self._tokenizer = tokenizer
+        self._unknown = self._id("[UNK]", "<unk>")
+        self._first = self._id("[CLS]", "<s>")
+        self._last = self._id("[SEP]", "</s>")
+        pad = self._find("[PAD]", "<pad>")
+        self._pad = 0 if pad is None else pad
+        self._pieces: dict[str, tuple[int, ...]] = {}
+
+    def text(self, text: str, *, truncate: bool) -> Encoded:
+        """The whole text as the tokenizer does it, special tokens included.
+
+        Raises:
+            Refused: longer than the model's limit and not to be truncated.
+
+        """
+        encoding = self._tokenizer.encode(_without_surrogates(text))
+        ids, types = encoding.ids, encoding.type_ids
+        if len(ids) <= self.max_length:
+            return Encoded(ids=ids, types=types)
+        self._check_length(len(ids), truncate)
+        return Encoded(
+            ids=[*ids[: self.max_length - 1], ids[-1]],
+            types=[*types[: self.max_length - 1], types[-1]],
+            truncated=True,
+        )
+
+    def characters(self, text: str, *, truncate: bool) -> Encoded:
+        """Each code point alone, so that every one keeps a place; one without pieces (blanks, joiners) is unknown.
+
+        Raises:
+            Refused: as `text`.
+
+        """
+        ids = [self._first]
+        places: list[int] = []
+        for character in text:
+            places.append(len(ids))
+            ids.extend(self._pieces.get(character) or self._piece(character))
+        ids.append(self._last)
+        cut = len(ids) > self.max_length
+        if cut:
+            self._check_length(len(ids), truncate)
+            ids[self.max_length - 1 :] = [self._last]
+            places = [place for place in places if place < self.max_length - 1]
+        offsets = tuple((i, i + 1) for i in range(len(places)))
+        return Encoded(ids=ids, types=[0] * len(ids), text=text, places=tuple(places), offsets=offsets, truncated=cut)
+
+    def pieces(self, text: str, *, truncate: bool) -> Encoded:
+        """The whole text as the tokenizer does it, every piece of it to be tagged.
+
+        Raises:
+            Refused: as `text`.
+
+        """
+        # U+FFFD keeps the offsets of what follows a lone surrogate true; dropping it would shift them.
+        encoding = self._tokenizer.encode("".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text))
+        ids, types = encoding.ids, encoding.type_ids
+        places = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+        cut = len(ids) > self.max_length
+        if cut:
+            self._check_length(len(ids), truncate)
+            ids = [*ids[: self.max_length - 1], ids[-1]]
+            types = [*types[: self.max_length - 1], types[-1]]
+            places = [place for place in places if place < self.max_length - 1]
+        offsets = tuple(encoding.offsets[place] for place in places)
+        return Encoded(ids=ids, types=types, text=text, places=tuple(places), offsets=offsets, truncated=cut)
+
+    def padded(self, batch: Sequence[Encoded]) -> dict[str, Array]:
+        """`input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, longest]."""
+        shape = (len(batch), max(len(item.ids) for item in batch))
+        ids = np.full(shape, self._pad, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        types = np.zeros(shape, dtype=np.int64)
+        for row, item in enumerate(batch):
+            length = len(item.ids)
+            ids[row, :length] = item.ids
+            mask[row, :length] = 1
+            types[row, :length] = item.types
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+    def _check_length(self, length: int, truncate: bool) -> None:
+        if not truncate:
+            raise Refused(
+                f"the text is too long for the model: {length} tokens, the limit is {self.max_length}",
+                kind=Refusal.UNPROCESSABLE,
+                field="text",
+                value=length,
+                allowed=f"at most {self.max_length} tokens, or parameters.truncate true",
+            )
+
+    def _piece(self, character: str) -> tuple[int, ...]:
+        if "\ud800" <= character <= "\udfff":
+            return (self._unknown,)
+        ids = tuple(self._tokenizer.encode(character, add_special_tokens=False).ids) or (self._unknown,)
+        if len(self._pieces) < _CACHED:
+            self._pieces[character] = ids
+        return ids
+
+    def _find(self, *names: str) -> int | None:
+        for name in names:
+            found: int | None = self._tokenizer.token_to_id(name)
+            if found is not None:
+                return found
+        return None
+
+    def _id(self, *names: str) -> int:
+        found = self._find(*names)
+        if found is None:
+            raise Corrupt(f"the tokenizer has none of {', '.join(names)}")
+        return found
+
+
+def encoder_for(manifest: Manifest, folder: Path) -> Encoder:
+    """The encoder of a bundle.
+
+    Raises:
+        Corrupt: the bundle has no tokenizer, or one that cannot be read.
+
+    """
+    name = manifest.processing.tokenizer
+    if name is None:
+        raise Corrupt(f"{manifest.name}@{manifest.version} is a text model without a tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / name))
+    except Exception as error:
+        # The tokenizers library raises bare Exception for whatever is wrong with the file.
+        raise Corrupt(f"{name} cannot be read: {str(error)[:300]}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return Encoder(tokenizer, max_length=manifest.processing.max_length)
+
+
+def text_of(item: object) -> str:
+    """The item as a text that has content.
+
+    Raises:
+        Refused: not a text, or an empty one (422).
+
+    """
+    if not isinstance(item, str):
+        raise Refused("the model takes a text", kind=Refusal.UNPROCESSABLE, field="text", value=type(item).__name__)
+    if not item:
+        raise Refused("the text is empty", kind=Refusal.UNPROCESSABLE, field="text", value="", allowed="some text")
+    return item
+
+
+def truncate_of(parameters: Mapping[str, object]) -> bool:
+    """`parameters.truncate`, false unless given.
+
+    Raises:
+        Refused: not a boolean.
+
+    """
+    value = parameters.get("truncate", False)
+    if not isinstance(value, bool):
+        raise Refused("wrong type", field="parameters.truncate", value=shortened(value), allowed="true or false")
+    return value
+
+
+def prepared(encoded: Encoded, parameters: Mapping[str, object]) -> Prepared:
+    """One encoded text, ready for a batch."""
+    return Prepared(tokens=len(encoded.ids), data=encoded, truncated=encoded.truncated, parameters=parameters)
+
+
+def guessed_tokens(item: object, max_length: int) -> int:
+    """About how many tokens a text has: one per code point, as in Chinese, and two special ones."""
+    return min(len(item) + 2, max_length) if isinstance(item, str) else max_length
+
+
+def _without_surrogates(text: str) -> str:
+    # A lone surrogate has no UTF-8 form and the tokenizer raises TypeError; BERT's own clean-up drops it as well.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(character for character in text if not "\ud800" <= character <= "\udfff")
+    return text
+
+
+def output_of(outputs: Mapping[str, Array], *names: str) -> Array:
+    """The first of `names` among a program's outputs, else its first output."""
+    for name in names:
+        if name in outputs:
+            return outputs[name]
+    return next(iter(outputs.values()))
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis, float32."""
+    raised = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True))
+    probabilities: Array = raised / raised.sum(axis=-1, keepdims=True)
+    return probabilities

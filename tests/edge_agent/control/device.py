@@ -1,0 +1,138 @@
+"""A whole device for tests: a real record, store, fetcher and HTTP server; only the models' programs are scripted."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import structlog
+
+from edge_agent.control.applied import PolicyHolder
+from edge_agent.control.converge import Converger
+from edge_agent.control.errand import Errands
+from edge_agent.control.fetch import Fetcher
+from edge_agent.control.host import Disk
+from edge_agent.control.state import AgentState
+from edge_agent.control.trust import Trust
+from edge_agent.decide.variants import Device
+from shared.bundle.manifest import TaskKind
+from shared.bundle.store import ChunkStore
+from shared.io.clock import SystemClock
+from shared.protocol.errors import Corrupt, Refusal, Refused
+from shared.protocol.reported import ModelState
+from shared.serving.catalog import Listed
+from tests.edge_agent.control.device_api import Tokens, device_api
+from tests.edge_agent.control.generations import SIGNER
+
+
+class Host:
+    """Has models in memory as the engine does; `broken` are (digest, variant) whose program cannot be loaded."""
+
+    def __init__(self):
+        self.broken = set()
+        self.loaded = {}
+        self.active = {}
+        self.done = []
+
+    def models(self, tenant=None):
+        return list(self.loaded.values())
+
+    async def load(self, tenant, manifest, digest, folder, variant, *, threads):
+        assert (folder / manifest.variant(variant).files[0]).is_file()
+        key = (manifest.name, manifest.version)
+        before = self.loaded.get(key)
+        if before is not None and before.state is not ModelState.FAILED:
+            raise Refused("the version is loaded already", kind=Refusal.CONFLICT, field="version")
+        self.done.append(("load", *key, variant, threads))
+        entry = Listed(
+            tenant=tenant,
+            name=manifest.name,
+            version=manifest.version,
+            task=TaskKind.TENSOR,
+            state=ModelState.LOADING,
+            variant=variant,
+            digest=digest,
+        )
+        self.put(entry)
+        await asyncio.sleep(0)
+        if (digest, variant) in self.broken:
+            self.put(entry, ModelState.FAILED)
+            raise Corrupt("the program cannot be loaded")
+        self.put(entry, ModelState.READY)
+
+    def put(self, entry, state=ModelState.LOADING):
+        listed = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"state": state}
+        self.loaded[entry.name, entry.version] = Listed(**listed)
+
+    def activate(self, tenant, versions):
+        for name, version in versions.items():
+            assert self.loaded[name, version].state is ModelState.READY
+        self.active = dict(versions)
+        self.done.append(("activate", dict(versions)))
+
+    async def unload(self, tenant, name, version):
+        self.done.append(("unload", name, version))
+        del self.loaded[name, version]
+
+
+class Agent:
+    """One run of an agent on `folder`; `state.close()` and another one on the same folder is a restart."""
+
+    def __init__(self, folder, api, http, *, keys=(SIGNER.pinned,), preferred="cpu-int8"):
+        self.state = AgentState(folder)
+        self.store = ChunkStore(folder / "chunks")
+        self.bundles = folder / "bundles"
+        self.host = Host()
+        self.holder = PolicyHolder()
+        self.api = api
+        self.news = asyncio.Event()
+        disk = Disk(self.state, self.store, self.bundles)
+        clock = SystemClock()
+        fetcher = Fetcher(http, api_url=api.url, tokens=Tokens(), clock=clock)
+        self.converger = Converger(
+            Trust("default", "edge-1", keys),
+            disk,
+            Errands("default", disk, fetcher, self.host, threads=2),
+            host=self.host,
+            holder=self.holder,
+            device=Device(preferred=preferred),
+            clock=clock,
+            log=structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()]),
+            draw=lambda: 0.0,
+            changed=self.news.set,
+        )
+
+    @property
+    def report(self):
+        return self.converger.report()
+
+    def model(self, name="sentiment-zh", version="1.0.0"):
+        return next(one for one in self.report.models if (one.name, one.version) == (name, version))
+
+    @asynccontextmanager
+    async def running(self):
+        await self.converger.start_from_disk()
+        task = asyncio.create_task(self.converger.run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            self.state.close()
+            if not task.cancelled():
+                task.result()
+
+    async def until(self, holds):
+        """Wait until `holds(report)`; the converger says when there is something new."""
+        async with asyncio.timeout(20):
+            while not holds(self.report):
+                self.news.clear()
+                await self.news.wait()
+
+
+def on_device(folder, work):
+    """Run `work(agent, api, again)`; `again()` makes another agent on the same folder."""
+
+    async def run():
+        async with device_api() as (api, http):
+            await work(lambda **options: Agent(folder, api, http, **options), api)
+
+    asyncio.run(asyncio.wait_for(run(), 60))

@@ -1,0 +1,92 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.serving.decide.batching import LOWEST, Budget, Waiting, next_batch
+
+entries = st.lists(
+    st.builds(
+        Waiting,
+        id=st.integers(0, 10_000),
+        tokens=st.integers(1, 700),
+        priority=st.integers(0, 200),
+        enqueued_at=st.floats(0, 100),
+        deadline=st.one_of(st.none(), st.floats(0, 300)),
+    ),
+    max_size=80,
+    unique_by=lambda entry: entry.id,
+)
+budgets = st.builds(Budget, tokens=st.integers(1, 4096), rows=st.integers(1, 32))
+
+
+@given(entries, budgets, st.floats(100, 200))
+def test_budget_rows_and_deadlines_hold(waiting, budget, now):
+    by_id = {entry.id: entry for entry in waiting}
+    batch = next_batch(waiting, budget, now=now)
+    chosen = [by_id[each] for each in batch.ids]
+    dropped = {drop.id for drop in batch.dropped}
+    assert len(set(batch.ids)) == len(batch.ids) <= budget.rows
+    assert dropped.isdisjoint(batch.ids)
+    assert dropped == {entry.id for entry in waiting if entry.deadline is not None and entry.deadline <= now}
+    if chosen:
+        padded = len(chosen) * max(entry.tokens for entry in chosen)
+        assert batch.padded == padded
+        assert padded <= budget.tokens or len(chosen) == 1
+    else:
+        assert dropped == set(by_id)
+
+
+@given(entries, budgets)
+def test_every_entry_is_in_exactly_one_batch(waiting, budget):
+    left = {entry.id: entry for entry in waiting}
+    seen: list[int] = []
+    while left:
+        batch = next_batch(list(left.values()), budget, now=150.0)
+        gone = [*batch.ids, *(drop.id for drop in batch.dropped)]
+        assert gone
+        seen += gone
+        for each in gone:
+            del left[each]
+    assert sorted(seen) == sorted(entry.id for entry in waiting)
+
+
+def test_a_low_priority_entry_does_not_starve():
+    budget = Budget(tokens=100, rows=1)
+    low = Waiting(id=0, tokens=10, priority=LOWEST, enqueued_at=0.0)
+    waiting, now, next_id = [low], 0.0, 1
+    for _ in range(1000):
+        # Two urgent ones come for each that is computed: the queue only ever grows.
+        waiting += [Waiting(id=next_id + i, tokens=10, priority=1, enqueued_at=now) for i in range(2)]
+        next_id += 2
+        batch = next_batch(waiting, budget, now=now)
+        if 0 in batch.ids:
+            break
+        waiting = [entry for entry in waiting if entry.id not in batch.ids]
+        now += 0.1
+    else:
+        raise AssertionError("starved")
+
+
+def test_higher_priority_goes_first_and_default_stands_after_highest():
+    waiting = [
+        Waiting(id=1, tokens=5, priority=3),
+        Waiting(id=2, tokens=5, priority=0),
+        Waiting(id=3, tokens=5, priority=1),
+        Waiting(id=4, tokens=5, priority=2),
+    ]
+    order = []
+    while waiting:
+        (chosen,) = next_batch(waiting, Budget(tokens=5, rows=1), now=0.0).ids
+        order.append(chosen)
+        waiting = [entry for entry in waiting if entry.id != chosen]
+    assert order == [3, 2, 4, 1]
+
+
+def test_similar_lengths_are_grouped_around_the_oldest():
+    waiting = [Waiting(id=i, tokens=tokens, enqueued_at=float(i)) for i, tokens in enumerate([10, 500, 11, 490, 12, 9])]
+    batch = next_batch(waiting, Budget(tokens=2000, rows=4), now=10.0)
+    assert sorted(batch.ids) == [0, 2, 4, 5]
+
+
+def test_an_entry_larger_than_the_budget_runs_alone():
+    waiting = [Waiting(id=0, tokens=900), Waiting(id=1, tokens=1)]
+    assert next_batch(waiting, Budget(tokens=100, rows=8), now=0.0).ids == (0,)

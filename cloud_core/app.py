@@ -159,8 +159,8 @@ async def run_replica(settings: Settings, index: int) -> None:
     """Replica `index`: serves what the registry wants served."""
     from cloud_core.replicas import run as replicas  # noqa: PLC0415 - only its own role
 
-    process = _process(settings, replica_name(index))
-    folder = settings.data / "replicas" / str(index)
+    process = _process(settings, settings.replica_name or replica_name(index))
+    folder = settings.data / "replicas" / (settings.replica_name or str(index))
     with FolderLock(folder, field="index"):
         port = await replicas.run_replica(
             settings,
@@ -174,7 +174,7 @@ async def run_replica(settings: Settings, index: int) -> None:
             clock=process.clock,
             drain=DRAIN_S,
         )
-        process.announce(port)
+        process.announce(port, settings.replica_host)
         await process.run()
 
 

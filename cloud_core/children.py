@@ -52,7 +52,7 @@ def with_ports(settings: Settings) -> Settings:
             changes[name] = _free(1, settings.host, taken)
             taken.add(changes[name])
     if settings.replica_port == 0:
-        changes["replica_port"] = _free(max(1, 2 * settings.replicas), settings.host, taken)
+        changes["replica_port"] = _free(max(1, 2 * settings.replicas), settings.replica_host, taken)
     fixed = msgspec.structs.replace(settings, **changes)
     if fixed.replica_port + 2 * fixed.replicas > _HIGHEST:
         raise Refused(

@@ -123,7 +123,7 @@ def replica(
 ) -> None:
     """Run one replica: it serves what the registry wants served, and says so there."""
     flags: dict[str, object] = {
-        "host": host,
+        "replica_host": host,
         "replica_port": None if port is None else port - 2 * index if port else 0,
         "data_dir": data_dir,
         "database_url": database_url,

@@ -24,6 +24,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_port: int = 8081
     replica_port: int = 8200
     """HTTP port of replica 0; replica i listens on replica_port + 2i."""
+    replica_host: str = "127.0.0.1"
+    """Where replicas listen. They believe what the gateway says of tenants, so nobody else should reach them."""
+    replica_name: str = ""
+    """Name of the one replica this process is; empty for `replica-<index>`."""
+    replica_url: str = ""
+    """Where the gateway reaches it; empty for its own address and port."""
     replicas: int = 1
     """How many local replicas the supervisor runs."""
     replica_threads: int = 1

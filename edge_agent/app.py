@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from edge_agent.config import Settings
 from edge_agent.control.applied import PolicyHolder
 from edge_agent.control.converge import Converger
-from edge_agent.control.enrol import Enrolment, enrol, enrol_once, wanted_for
+from edge_agent.control.enrol import Enrolment, enrol, enrol_once, enrolled_already, wanted_for
 from edge_agent.control.errand import Errands
 from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk
@@ -30,6 +30,8 @@ from edge_agent.parts import Core, Kept
 from edge_agent.serving import disk, why
 from edge_agent.serving.cloud import CloudTarget
 from edge_agent.serving.forward import POOL, Forwarder, Gateway
+from edge_agent.serving.measure import Measurements
+from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
 from edge_agent.status import Link as LinkState
 from edge_agent.status import Running, Standing, announce
@@ -45,7 +47,6 @@ from shared.io.logs import Log
 from shared.io.program import Program
 from shared.io.web import Site, middlewares
 from shared.protocol.enrolment import EnrolAnswer
-from shared.protocol.errors import Refusal, Refused
 from shared.serving.catalog import order_of
 from shared.serving.decide.admission import Limits
 from shared.serving.engine import Engine
@@ -68,16 +69,13 @@ async def build_agent(settings: Settings, log: Log) -> Program:
     """
     async with AsyncExitStack() as undo:
         undo.enter_context(FolderLock(settings.state, field="state_dir"))
-        identity = load_identity(settings.state)
-        url, token = settings.enrol_url, settings.enrol_token
-        wanted = wanted_for(identity, url=url, token=token, hardware=hardware(), agent_version=_version())
+        identity, wanted = _identity(settings)
         core = await _core(settings, log, undo)
         state = AgentState(settings.state, first=int(core.clock.wall()))
         undo.callback(state.close)
         if state.recovered is not None:
             log.error("the record was damaged and put aside", path=str(state.recovered))
-        path, most = settings.state / "telemetry.db", settings.spool_bytes
-        spool = Spool(path, most_bytes=most, new_epoch=state.next_epoch)
+        spool = Spool(settings.state / "telemetry.db", most_bytes=settings.spool_bytes, new_epoch=state.next_epoch)
         undo.callback(spool.close)
         uplink = Uplink(
             spool,
@@ -121,14 +119,25 @@ async def build_standalone(settings: Settings, log: Log, paths: Sequence[Path]) 
 async def _core(settings: Settings, log: Log, undo: AsyncExitStack) -> Core:
     clock, registry, holder = SystemClock(), CollectorRegistry(), PolicyHolder()
     session = await undo.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=POOL)))
-    limits = Limits(tokens=settings.queue_tokens)
-    engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), limits=limits)
+    engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), limits=Limits(tokens=settings.queue_tokens))
     undo.push_async_callback(engine.close)
     cloud = CloudTarget(clock=clock, draw=random.random)
     forwarder = Forwarder(session, cloud, clock=clock)
     ring, interval = why.WhyRing(), Interval()
     metrics = AgentMetrics(registry, breaker=lambda: cloud.breaker)
-    router = Router(engine, forwarder, cloud, holder, ring=ring, metrics=metrics, interval=interval, clock=clock)
+    reach = Reach(session, log=log, draw=random.random)
+    router = Router(
+        engine,
+        forwarder,
+        cloud,
+        holder,
+        reach=reach,
+        measurements=Measurements(engine, clock=clock),
+        ring=ring,
+        metrics=metrics,
+        interval=interval,
+        clock=clock,
+    )
     return Core(
         settings=settings,
         log=log,
@@ -144,6 +153,7 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack) -> Core:
         interval=interval,
         metrics=metrics,
         router=router,
+        reach=reach,
         standing=Standing(lambda: cloud.breaker.value),
         hardware=await asyncio.to_thread(hardware),
         version=_version(),
@@ -192,9 +202,8 @@ def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
                 return
             settings, log = core.settings, core.log
             identity = await enrol(settings.state, wanted, http=core.http, log=log, draw=random.random)
-        if identity.enrolment is None:
-            return
-        converger, link = _linked(core, kept, identity, identity.enrolment)
+        own, tokens = identity.own, AccessTokens(identity.own, identity.signer, http=core.http, clock=core.clock)
+        converger, link = _linked(core, kept, own, tokens)
         links.append(link)
         await converger.start_from_disk()
         async with asyncio.TaskGroup() as group:
@@ -202,6 +211,7 @@ def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
             group.create_task(link.run(), name="link")
             group.create_task(link.report_forever(), name="report")
             group.create_task(kept.uplink.send_forever(link.telemetry), name="uplink")
+            group.create_task(core.reach.refresh_forever(Gateway(own.gateway_url, tokens), own.tenant), name="reach")
 
     async def goodbye() -> None:
         link = links[0] if links else None
@@ -214,10 +224,9 @@ def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
     core.program.on_stop("goodbye", goodbye)
 
 
-def _linked(core: Core, kept: Kept, identity: Identity, own: EnrolAnswer) -> tuple[Converger, Link]:
+def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> tuple[Converger, Link]:
     """The converger and the link of an enrolled device; from here on it has a cloud."""
-    settings, clock, log = core.settings, core.clock, core.log
-    tokens = AccessTokens(own, identity.signer, http=core.http, clock=clock)
+    settings, clock, log, standing = core.settings, core.clock, core.log, core.standing
     store = Disk(kept.state, ChunkStore(settings.state / "chunks"), settings.bundles)
     fetcher = Fetcher(core.http, api_url=own.api_url, tokens=tokens, clock=clock)
 
@@ -256,20 +265,12 @@ def _linked(core: Core, kept: Kept, identity: Identity, own: EnrolAnswer) -> tup
         count=core.metrics.message,
     )
     core.forwarder.connect(Gateway(own.gateway_url, tokens))
-    core.cloud.enrolled(silence=lambda: link.silent_for(_issued_at(core.holder)))
-    standing = core.standing
+    core.cloud.enrolled(silence=lambda: link.silent_for(core.holder.issued_at))
     standing.tenant, standing.device, standing.report = own.tenant, own.device, converger.report
     standing.link = lambda: LinkState(
-        enrolled=True,
-        connected=link.connected,
-        control_plane_online=link.control_plane_online,
-        epoch=link.epoch,
+        enrolled=True, connected=link.connected, control_plane_online=link.control_plane_online, epoch=link.epoch
     )
     return converger, link
-
-
-def _issued_at(holder: PolicyHolder) -> float:
-    return holder.generation.issued_at if holder.generation is not None else 0.0
 
 
 async def enrol_device(settings: Settings) -> EnrolAnswer:
@@ -281,17 +282,18 @@ async def enrol_device(settings: Settings) -> EnrolAnswer:
 
     """
     with FolderLock(settings.state, field="state_dir"):
-        identity = load_identity(settings.state)
-        url, token = settings.enrol_url, settings.enrol_token
-        wanted = wanted_for(identity, url=url, token=token, hardware=hardware(), agent_version=_version())
+        _, wanted = _identity(settings)
         if wanted is None:
-            raise Refused(
-                "this device is enrolled already", kind=Refusal.CONFLICT, field="state_dir", value=str(settings.state)
-            )
+            raise enrolled_already(settings.state)
         async with aiohttp.ClientSession() as session:
             enrolled = await enrol_once(settings.state, wanted, http=session)
-    assert enrolled.enrolment is not None  # noqa: S101 - enrol_once returns nothing else
-    return enrolled.enrolment
+    return enrolled.own
+
+
+def _identity(settings: Settings) -> tuple[Identity | None, Enrolment | None]:
+    """What the device has, or how it gets it."""
+    identity, url, token = load_identity(settings.state), settings.enrol_url, settings.enrol_token
+    return identity, wanted_for(identity, url=url, token=token, hardware=hardware(), agent_version=_version())
 
 
 def _version() -> str:

@@ -12,6 +12,7 @@ from edge_agent.control.state import AgentState
 from edge_agent.decide.variants import Device
 from edge_agent.serving.cloud import CloudTarget
 from edge_agent.serving.forward import Forwarder
+from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
 from edge_agent.serving.why import WhyRing
 from edge_agent.status import Standing
@@ -44,6 +45,7 @@ class Core(NamedTuple):
     interval: Interval
     metrics: AgentMetrics
     router: Router
+    reach: Reach
     standing: Standing
     hardware: Hardware
     version: str

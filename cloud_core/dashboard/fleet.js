@@ -107,7 +107,11 @@ export function drawTiles(section, fleet) {
 
 const KEPT = 100;
 
+// Samples come all the time and are drawn as levels; the list is for what a person would call news.
+const NO_NEWS = new Set(["telemetry"]);
+
 export function drawEvent(list, event) {
+  if (NO_NEWS.has(event.kind)) return;
   const at = new Date(event.at * 1000);
   list.prepend(
     element("li", {}, element("time", { dateTime: at.toISOString() }, at.toLocaleTimeString()), `${event.resource}/${event.name} ${event.kind}`),

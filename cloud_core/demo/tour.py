@@ -69,7 +69,7 @@ class Tour:
                 self.console.print(f"[red]✗ {number}/{len(steps)}[/] {title}\n  {error.message}")
                 return False
             self.status.stop()
-            self.console.print(f"[green]✓[/] [bold]{title}[/]\n  {said}", highlight=False)
+            self.console.print(f"[green]✓[/] [bold]{title}[/]\n  {said}", highlight=False, soft_wrap=True)
         return True
 
     async def start_cloud(self) -> str:
@@ -204,7 +204,7 @@ class Tour:
         )
         _expect(all(fleet[name]["presence"]["state"] == Presence.ONLINE for name in EDGES), "an edge is not online")
         self.status.stop()
-        self.console.print(await self._fleetctl("devices", "list"), highlight=False, markup=False)
+        self.console.print(await self._fleetctl("devices", "list"), highlight=False, markup=False, soft_wrap=True)
         async with self.session.get(f"{self.platform.api}/") as page:
             _expect(page.status == 200 and "Tideline" in await page.text(), f"the dashboard answers {page.status}")
         headers = {"Authorization": f"Bearer {self.fleet.token}", "Last-Event-ID": "0"}

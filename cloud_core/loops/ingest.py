@@ -31,7 +31,7 @@ from shared.protocol.commands import Command, CommandResult, SignedCommand, Verb
 from shared.protocol.envelope import body_of, seal, unseal
 from shared.protocol.errors import Refusal, Refused, Transient
 from shared.protocol.reported import Birth, Death, Reported
-from shared.protocol.telemetry import Ack, Batch
+from shared.protocol.telemetry import Ack, Batch, Sample
 from shared.protocol.topics import topic
 
 QUEUE = 5000
@@ -39,6 +39,8 @@ BATCH = 500
 MAX_BYTES = 1024 * 1024
 LARGEST = 2**63 - 1
 COMMAND_VALID_S = 60.0
+SUMMARY_S = 60.0
+"""What the fleet's lists show of a device: its samples of this many seconds."""
 RETRY_S = 0.5
 STORED, OLD, UNKNOWN = "stored", "old-news", "unknown-device"
 Body = Birth | Death | Reported | Batch | CommandResult
@@ -175,8 +177,10 @@ class Ingest:
                 await presence.infer_birth(connection, tenant, device, epoch=report.epoch, now=now)
                 return await devices.record_report(connection, tenant, device, report, now=now)
             case Batch() as sent:
-                new = await telemetry.store(connection, tenant, device, epoch=sent.epoch, samples=sent.samples)
-                summary = summary_of(sent.samples)
+                samples = [not_after(sample, now) for sample in sent.samples]
+                new = await telemetry.store(connection, tenant, device, epoch=sent.epoch, samples=samples)
+                lately = await telemetry.since(connection, tenant, ended_after=now - SUMMARY_S, device=device)
+                summary = summary_of([sample for _, sample in lately] or samples)
                 if new and summary is not None:
                     await devices.record_telemetry(connection, tenant, device, summary, now=now)
                 return new > 0
@@ -198,6 +202,14 @@ class Ingest:
             key_id=self._signer.key_id, signature=self._signer.sign(payload), payload=payload.decode()
         )
         await outbox.add(connection, tenant, device, kind=commands.KIND, payload=text_of(signed), now=now)
+
+
+def not_after(sample: Sample, now: float) -> Sample:
+    """The sample, moved back where a device's clock runs ahead: else it would be kept for ever and hide every later one."""
+    ahead = sample.ended_at - now
+    if ahead <= 0:
+        return sample
+    return msgspec.structs.replace(sample, started_at=sample.started_at - ahead, ended_at=now)
 
 
 def check(body: Body) -> None:

@@ -42,11 +42,13 @@ async def run_replica(
     engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), where=Where.CLOUD)
     site = Site(cancel_on_disconnect=True)
     application = build_replica(name, engine, folder=folder, registry=registry, log=log, clock=clock)
-    port = await site.start(application, host=settings.host, port=port)
+    port = await site.start(application, host=settings.replica_host, port=port)
     replica = LocalReplica(
         engine,
         database,
-        place=Place(name, url_of(settings.host, port), folder / "bundles", settings.artifacts),
+        place=Place(
+            name, settings.replica_url or url_of(settings.replica_host, port), folder / "bundles", settings.artifacts
+        ),
         preference=Preference(settings.replica_variant, settings.replica_threads),
         log=log,
         clock=clock,

@@ -2,16 +2,28 @@
 
 import sqlalchemy as sa
 
+from cloud_core.keys import SERVICE_USER
 from cloud_core.store import events, tables
 from cloud_core.store.database import Connection
 from cloud_core.store.rows import changed, insert
+from shared.protocol import names
+from shared.protocol.errors import Refusal, Refused
 
 DEFAULT = "default"
 _T = tables.tenants
 
 
 async def create(connection: Connection, tenant: str, *, now: float) -> bool:
-    """A new tenant; False if there is one of that name."""
+    """A new tenant; False if there is one of that name.
+
+    Raises:
+        Refused: not a slug, or the name the control plane itself has on MQTT: `cloud-core/gateway` must never be a device.
+
+    """
+    names.checked("slug", tenant, field="tenant")
+    if tenant == SERVICE_USER:
+        allowed = f"any slug but {SERVICE_USER}"
+        raise Refused("a reserved name", kind=Refusal.UNPROCESSABLE, field="tenant", value=tenant, allowed=allowed)
     statement = insert(connection, _T).values(tenant=tenant, created_at=now).on_conflict_do_nothing()
     if await changed(connection, statement) == 0:
         return False

@@ -30,6 +30,11 @@ class PolicyHolder:
         """The order of the generation that answers."""
         return None if self._generation is None else self._generation.order
 
+    @property
+    def issued_at(self) -> float:
+        """When the policy in force was signed, Unix seconds; 0 before the first."""
+        return 0.0 if self._generation is None else self._generation.issued_at
+
     def set(self, generation: Generation) -> None:
         """Put `generation` in force. Only the converger calls this, in the same breath as it activates the models."""
         self._generation = generation

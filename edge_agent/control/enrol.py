@@ -11,7 +11,7 @@ from edge_agent.control.identity import Identity, load_identity, new_identity, p
 from shared.io.logs import Log
 from shared.io.mqtt import backoff
 from shared.protocol.enrolment import EnrolAnswer, EnrolRequest
-from shared.protocol.errors import Refused, Transient, Unavailable
+from shared.protocol.errors import Refusal, Refused, Transient, Unavailable
 from shared.protocol.reported import Hardware
 from shared.protocol.topics import Path as Paths
 
@@ -95,9 +95,13 @@ async def enrol(
             attempt += 1
             await asyncio.sleep(pause)
         else:
-            assert identity.enrolment is not None  # noqa: S101 - enrol_once returns nothing else
-            log.info("enrolled", tenant=identity.enrolment.tenant, device=identity.enrolment.device)
+            log.info("enrolled", tenant=identity.own.tenant, device=identity.own.device)
             return identity
+
+
+def enrolled_already(state: Path) -> Refused:
+    """What somebody is told who enrols a device twice."""
+    return Refused("this device is enrolled already", kind=Refusal.CONFLICT, field="state_dir", value=str(state))
 
 
 def _own_key(state: Path) -> Identity:

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from edge_agent.bounded import read_all
 from shared.io.clock import Clock
 from shared.io.durable import write_durably
 from shared.io.signing import Signer
@@ -31,6 +32,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: str
     enrolment: EnrolAnswer | None = None
+
+    @property
+    def own(self) -> EnrolAnswer:
+        """What enrolment pinned; only of an identity that is enrolled."""
+        if self.enrolment is None:
+            raise ValueError("not enrolled")
+        return self.enrolment
 
     @property
     def signer(self) -> Signer:
@@ -82,7 +90,7 @@ async def post(http: aiohttp.ClientSession, url: str, body: object) -> bytes:
     headers = {"Content-Type": "application/json"}
     try:
         async with http.post(url, data=msgspec.json.encode(body), headers=headers, timeout=timeout) as answer:
-            data = await answer.content.read(MAX_ANSWER)
+            data = await read_all(answer, MAX_ANSWER)
             status = answer.status
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise Transient(f"{url} cannot be reached: {error}", why=Unavailable.UNREACHABLE) from error

@@ -4,7 +4,7 @@ import msgspec
 
 ALPHA = 0.125
 BETA = 0.25
-HALF_LIFE_S = 30.0
+HALF_LIFE_S = 5.0
 """An estimate nobody renews halves in this time, so that a cloud that was slow once is asked again."""
 
 
@@ -19,7 +19,7 @@ class Estimate(msgspec.Struct, frozen=True):
 def observed(estimate: Estimate | None, seconds: float, *, now: float) -> Estimate:
     """The estimate with one more measurement."""
     if estimate is None:
-        return Estimate(seconds, seconds / 2, now)
+        return Estimate(seconds, seconds / 4, now)
     deviation = (1 - BETA) * estimate.deviation + BETA * abs(seconds - estimate.mean)
     return Estimate((1 - ALPHA) * estimate.mean + ALPHA * seconds, deviation, now)
 

@@ -27,7 +27,6 @@ class Reason(StrEnum):
     LOCAL_SATURATED = "local-saturated"
     LOCAL_ABSENT = "local-absent"
     LOCAL_FASTER = "local-faster"
-    LOCAL_IDLE = "local-idle"
     LOCAL_FAILED = "local-failed"
     CLOUD_FASTER = "cloud-faster"
     CLOUD_SATURATED = "cloud-saturated"
@@ -67,8 +66,8 @@ class CloudState(msgspec.Struct, frozen=True, kw_only=True):
     `permitted` is the breaker's word (False also where no gateway is known), `retry_in` the seconds until it may change;
     `estimate` round trip and service, mean and deviation, None while nothing was measured; `budget_left` None is unlimited;
     `retries_left` whether the retry budget has one; `policy_age` the seconds since the control plane was last heard.
-    `announced_wait` and `admitted` are what the gateway last told the whole fleet: seconds of wait there, and whether this
-    request is in the share of overflow it wants.
+    `announced_wait` is what the gateway last told the whole fleet, in seconds; `admitted` whether this request is in the share
+    of overflow it wants, and there is room beside what this device has under way already.
     """
 
     permitted: bool
@@ -210,9 +209,6 @@ def _weigh(
         return Local(barred if barred is not None and rules.mode is Mode.FASTEST else Reason.LOCAL_MEETS_DEADLINE)
     if barred is None and not cloud_late:
         return Cloud(Reason.LOCAL_SATURATED)
-    if local.expected_wait <= 0.0:
-        # Nothing waits here: refusing would leave a wrong prediction uncorrected for ever, and the device idle.
-        return Local(Reason.LOCAL_IDLE)
     # `cached` and `smaller-model` shed where there is neither: nothing else can be given.
     return Refuse(Reason.BOTH_LATE if barred is None else barred, max(here - left, 0.0))
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from edge_agent.decide import breaker as breakers
 from edge_agent.decide import budget as budgets
 from edge_agent.decide import estimate as estimates
+from edge_agent.decide import window as windows
 from edge_agent.decide.breaker import Breaker, RetryBudget, State
 from edge_agent.decide.budget import Spent
 from edge_agent.decide.estimate import Estimate
 from edge_agent.decide.offload import offload
 from edge_agent.decide.routing import CloudState
+from edge_agent.decide.window import Window
 from shared.io.clock import Clock
 from shared.protocol.policy import Rules
 from shared.protocol.pressure import Pressure
@@ -32,6 +34,8 @@ class CloudTarget:
         self._spent = Spent()
         self._estimates: OrderedDict[str, Estimate] = OrderedDict()
         self._pressure: Pressure | None = None
+        self._window = Window()
+        self._outstanding = 0
         self._exists = False
         self._silence: Callable[[], float] = lambda: 0.0
 
@@ -62,7 +66,7 @@ class CloudTarget:
             permitted=self._exists and breakers.permits(self._breaker, now=now),
             estimate=estimates.predicted(self._estimates.get(model), now=now),
             announced_wait=told.wait,
-            admitted=told.admitted,
+            admitted=told.admitted and windows.has_room(self._window, self._outstanding),
             retry_in=max(0.1, breakers.retry_in(self._breaker, now=now)),
             budget_left=budgets.left(self._spent, rules.cloud_budget, wall=wall),
             retries_left=self._retries.has_one,
@@ -78,26 +82,37 @@ class CloudTarget:
         self._retries = self._retries.spent()
 
     def sent(self) -> None:
-        """A request goes to the gateway now."""
+        """A request goes to the gateway now; exactly one of the methods below tells how it ended."""
         self._breaker = breakers.passed(self._breaker)
         self._spent = budgets.spend(self._spent, wall=self._clock.wall())
+        self._outstanding += 1
 
     def answered(self, model: str, seconds: float) -> None:
         """The gateway answered with a result after `seconds`."""
+        self._window = windows.widened(self._window, outstanding=self._outstanding)
+        self._outstanding -= 1
         self._breaker = breakers.succeeded(self._breaker)
         self._learn(model, seconds)
 
     def refused(self) -> None:
-        """The gateway is there and said no: nothing is learnt of how long an answer takes."""
+        """The gateway is there and refused the request: nothing is learnt of how long an answer takes."""
+        self._outstanding -= 1
         self._breaker = breakers.succeeded(self._breaker)
+
+    def shed(self, seconds: float) -> None:
+        """The gateway is there and has no room."""
+        self._narrow(seconds)
+        self.refused()
 
     def failed(self) -> None:
         """No working gateway was found."""
+        self._outstanding -= 1
         self._breaker = breakers.failed(self._breaker, now=self._clock.monotonic(), u=self._draw())
 
     def ran_late(self, model: str, seconds: float) -> None:
         """No answer within `seconds`: late in any case, and a failure unless the caller gave it hardly any time."""
         self._learn(model, seconds)
+        self._narrow(seconds)
         if seconds >= PATIENCE_S:
             self.failed()
         else:
@@ -105,7 +120,12 @@ class CloudTarget:
 
     def abandoned(self) -> None:
         """The caller went away first."""
+        self._outstanding -= 1
         self._breaker = breakers.abandoned(self._breaker)
+
+    def _narrow(self, seconds: float) -> None:
+        now = self._clock.monotonic()
+        self._window = windows.narrowed(self._window, sent_at=now - seconds, now=now)
 
     def _learn(self, model: str, seconds: float) -> None:
         known = self._estimates.pop(model, None)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from edge_agent.bounded import read_all
 from edge_agent.serving.cloud import CloudTarget
 from shared.io.clock import Clock
 from shared.protocol.errors import Corrupt, Overloaded, Refusal, Refused, TidelineError, Transient, Unavailable
@@ -98,8 +99,11 @@ class Forwarder:
         except TimeoutError as error:
             self._cloud.ran_late(request.model, self._clock.monotonic() - began)
             raise Transient("the cloud did not answer in time", why=Unavailable.DEADLINE) from error
-        except (Overloaded, Refused):
+        except Refused:
             self._cloud.refused()
+            raise
+        except Overloaded:
+            self._cloud.shed(self._clock.monotonic() - began)
             raise
         except Transient as error:
             if error.why is Unavailable.DEADLINE:
@@ -141,7 +145,7 @@ class Forwarder:
             async with self._http.post(
                 _url(gateway.url, request), data=message.data, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
-                return _Answer(answer.status, answer.headers, await _read(answer))
+                return _Answer(answer.status, answer.headers, await read_all(answer, MAX_ANSWER))
         except aiohttp.ConnectionTimeoutError as error:
             raise Transient("the gateway does not accept connections", why=Unavailable.UNREACHABLE) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -157,17 +161,6 @@ async def _token(tokens: Tokens) -> str:
         raise Transient(
             f"the cloud gives this device no token: {error.message}", why=Unavailable.UNREACHABLE
         ) from error
-
-
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in answer.content.iter_any():
-        size += len(part)
-        if size > MAX_ANSWER:
-            raise Transient("the gateway's answer does not end", why=Unavailable.UNREACHABLE)
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _url(gateway: str, request: Request) -> str:

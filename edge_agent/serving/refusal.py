@@ -1,7 +1,10 @@
 """What a caller is told when routing names nobody: the error for each reason."""
 
+from collections.abc import Sequence
+
 from edge_agent.decide.routing import Reason
-from shared.protocol.errors import Overloaded, TidelineError, Transient, Unavailable
+from shared.protocol.errors import Overloaded, Refused, TidelineError, Transient, Unavailable
+from shared.serving.catalog import Listed, pick
 
 LEAST_S = 0.05
 LATER_S = 1.0
@@ -27,3 +30,13 @@ def error_of(reason: Reason, retry_after: float | None, *, local: bool) -> Tidel
         case _:
             text = f"only the cloud could answer ({reason.value})"
             return Transient(text, why=Unavailable.UNREACHABLE, retry_after=later)
+
+
+def missing(models: Sequence[Listed], name: str, version: str | None) -> TidelineError:
+    """Why the device does not serve a model: 404 with what there is, or 503 with the state it is in."""
+    try:
+        listed = pick(models, name, version)
+    except Refused as error:
+        return error
+    text = f"model {listed.name}@{listed.version} is {listed.state.value}"
+    return Transient(text, why=Unavailable.NOT_READY, retry_after=LATER_S)

@@ -18,18 +18,21 @@ from edge_agent.decide import routing
 from edge_agent.decide.routing import Ask, Cloud, Escalate, Local, LocalState, Reason, Refuse
 from edge_agent.decide.split import version_of
 from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.confidence import confidence_of
 from edge_agent.serving.forward import Forwarder
-from edge_agent.serving.refusal import error_of
+from edge_agent.serving.measure import Measurements
+from edge_agent.serving.reach import Reach
+from edge_agent.serving.refusal import error_of, missing
 from edge_agent.serving.trip import NOWHERE, UNKNOWN, Trip
 from edge_agent.serving.why import WhyRing
 from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval, Key
 from shared.io.clock import Clock
-from shared.protocol.errors import Corrupt, Overloaded, Refusal, Refused, TidelineError, Transient, Unavailable
+from shared.protocol.errors import Corrupt, Overloaded, Refusal, Refused, TidelineError, Transient
 from shared.protocol.policy import Mode, Policy, Rules, rules_for
 from shared.protocol.reported import ModelState
-from shared.serving.answer import Entities, Label, Request, Response, Where
-from shared.serving.catalog import Listed, Statistics, pick
+from shared.serving.answer import Request, Response, Where
+from shared.serving.catalog import Listed, Statistics
 from shared.serving.engine import Engine
 from shared.serving.metrics import OK, outcome_of
 
@@ -48,6 +51,8 @@ class Router:
         cloud: CloudTarget,
         holder: PolicyHolder,
         *,
+        reach: Reach,
+        measurements: Measurements,
         ring: WhyRing,
         metrics: AgentMetrics,
         interval: Interval,
@@ -61,12 +66,14 @@ class Router:
         self._metrics = metrics
         self._interval = interval
         self._clock = clock
+        self._reach = reach
+        self._measurements = measurements
         self._policy: Policy | None = None
         self._rules: dict[str, Rules] = {}
 
     def models(self, tenant: str | None = None) -> Sequence[Listed]:
-        """What this device serves itself."""
-        return self._engine.models(tenant)
+        """What this device serves itself, and what it reaches in its cloud."""
+        return self._reach.beside(self._engine.models(tenant))
 
     def statistics(self, tenant: str, name: str, version: str) -> Statistics:
         """Counters of one version on this device."""
@@ -128,6 +135,7 @@ class Router:
         verdict = routing.route(trip.ask, local, cloud, rules, now=now)
         trip.decided(verdict, local, cloud, breaker=self._cloud.breaker.value)
         self._metrics.routed(trip.place, verdict.reason)
+        self._measurements.consider(fixed, local, now=now)
         return trip
 
     async def _travel(self, trip: Trip) -> Response:
@@ -240,22 +248,13 @@ class Router:
 
     def _refusal(self, trip: Trip, reason: Reason, retry_after: float | None) -> TidelineError:
         if trip.local is None and (reason is Reason.LOCAL_ABSENT or not self._cloud.exists):
-            return self._missing(trip.request)
+            return missing(self._engine.models(trip.request.tenant), trip.request.model, trip.request.version)
         local = trip.local is not None and trip.rules.mode is not Mode.CLOUD_ONLY
         error = error_of(reason, retry_after, local=local)
         if isinstance(error, Overloaded):
             self._engine.metrics.shed.labels(reason.value).inc()
             self._interval.shed(reason.value)
         return error
-
-    def _missing(self, request: Request) -> TidelineError:
-        """Why the device does not serve it: 404 with what there is, or 503 with the state it is in."""
-        try:
-            listed = pick(self._engine.models(request.tenant), request.model, request.version)
-        except Refused as error:
-            return error
-        text = f"model {listed.name}@{listed.version} is {listed.state.value}"
-        return Transient(text, why=Unavailable.NOT_READY, retry_after=1.0)
 
     def _asked(
         self, trip: Trip, where: Where, reason: Reason, outcome: str, *, began: float, error: str | None = None
@@ -291,17 +290,3 @@ class Router:
         if rules is None:
             rules = self._rules[model] = rules_for(policy, model)
         return rules
-
-
-def confidence_of(response: Response) -> float | None:
-    """The least confidence among the answer's results; None where a result has none."""
-    scores: list[float] = []
-    for result in response.results:
-        match result:
-            case Label():
-                scores.append(result.score)
-            case Entities():
-                scores.extend(entity.score for entity in result.entities)
-            case _:
-                return None
-    return min(scores, default=None)

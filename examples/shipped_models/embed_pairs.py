@@ -1,9 +1,9 @@
 """Endless (anchor, near, far) texts for contrastive training, each with the key of its meaning.
 
-Five sources: an aspect of a domain judged twice in other words; an event clause reworded; one intent asked in two ways;
-and random dictionary words said twice with other function words, which makes any word matter, also those no list
-knows; and twins of `pairs.txt`. `far` is close in wording and differs in meaning: the other polarity, another aspect, half of the words replaced.
-Two texts in a batch that share a key are never set against each other.
+Five sources: an aspect of a domain judged twice in other words; an event clause reworded; twins that went well and went
+badly; one intent asked in two ways; and random dictionary words said twice with other function words, which makes any
+word matter, also those no list knows. `far` is close in wording and differs in meaning: the other polarity, another
+aspect, an opposite, half of the words replaced. Two texts in a batch that share a key are never set against each other.
 """
 
 from __future__ import annotations

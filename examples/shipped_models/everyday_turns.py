@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-SUMS = tuple("五块 十块 二十 三十块 一百 两百多 三百块 五百 一千块 小一千 两千多 好几百 一半的钱 不少钱".split())
-BEFORE = ("用了以后", "用完", "睡了几天", "按完", "穿了一天", "戴久了", "吃完", "回来", "坐久了", "第二天", "一个疗程下来", "敷完", "", "", "")
+SUMS = tuple("五块 十块 二十 三十块 一百 两百多 三百块 五百 一千块 小一千 两千多 好几百 一半的钱 不少钱".split())  # noqa: SIM905
+BEFORE = ("用了以后", "用完", "睡了几天", "按完", "穿了一天", "戴久了", "吃完", "坐久了", "第二天", "一个疗程下来", "", "", "")
 READERS = "大家 姐妹们 朋友们 想买的 各位 新手 有娃的 建议 真心劝大家 听我的 宝子们 后来的人 兄弟们".split()  # noqa: SIM905
 
 
@@ -32,7 +32,7 @@ def nuisance(maker: Words, good: int) -> str:
         ("全是{}", "到处是{}", "有{}", "一股{}", "{}太多", "{}一堆", "{}严重", "满是{}", "除了{}就是{}", "{}不少", "还有{}", "居然有{}",
          "发现了{}", "{}多得吓人", "受不了{}", "里面有{}", "都是{}", "{}没完没了", "总有{}", "{}明显", "{}很重", "又是{}又是" + what),
         ("没有{}", "没{}", "一点{}都没有", "也没有{}", "没有任何{}", "没有乱七八糟的{}", "零{}", "没发现{}", "没看到{}", "不见{}",
-         "再也没有{}了", "没有讨厌的{}", "半点{}也没有", "没什么{}", "几乎没有{}", "告别{}", "从来没有{}", "没有一丝{}", "{}没有了", "无{}"),
+         "再也没有{}了", "没有讨厌的{}", "半点{}也没有", "没什么{}", "几乎没有{}", "告别{}", "从来没有{}", "没有一丝{}", "无{}"),
     )  # fmt: skip
     return subject + maker.pick(shapes[good]).replace("{}", what)
 
@@ -53,10 +53,11 @@ def wait(maker: Words, good: int) -> str:
     """How soon something was done."""
     done, subject = maker.pick(maker.turn["finished"]), maker.maybe(0.3, [maker.subject()])
     if good:
-        return subject + maker.pick(maker.turn["soon"]) + maker.pick(("就", "就", "就给", "便", "内就")) + done + maker.pick(("了", "", "啦"))
+        soon = maker.pick(maker.turn["soon"]) + maker.pick(("就", "就", "就给", "便", "内就"))
+        return subject + soon + done + maker.pick(("了", "", "啦"))
     late = maker.pick(maker.turn["late"])
-    shape = maker.pick(("{l}才{d}", "等了{l}才{d}", "{l}还没{d}", "{l}了都没{d}", "{l}也没{d}", "拖了{l}才{d}", "{l}了还不{d}", "足足{l}才{d}",
-                        "说好马上{d}，结果{l}"))  # fmt: skip
+    shape = maker.pick(("{l}才{d}", "等了{l}才{d}", "{l}还没{d}", "{l}了都没{d}", "{l}也没{d}", "拖了{l}才{d}", "{l}了还不{d}",
+                        "足足{l}才{d}", "说好马上{d}，结果{l}"))  # fmt: skip
     return subject + shape.format(l=late, d=done)
 
 

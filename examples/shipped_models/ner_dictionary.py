@@ -67,8 +67,10 @@ class Dictionary:
             and set(word) <= common
             and 3 <= times < 500
             and not POORLY_TAGGED & set(word)
+            and word[-1] not in PLACE_SUFFIXES
         ]
-        self.foreign_names = [w for w in words["nrt"] if 2 <= len(w) <= 6 and set(w) <= translit]
+        elsewhere = entities | set(words["ns"])  # places such as 布拉格 are tagged as persons too
+        self.foreign_names = [w for w in words["nrt"] if 2 <= len(w) <= 6 and set(w) <= translit and w not in elsewhere]
         self.places = [
             w
             for w, f in words["ns"].items()

@@ -42,7 +42,11 @@ class Grammar:
         self.rng = random.Random(seed)
         self.words = read_sections("ner_words.txt")
         people, places, orgs = (read_sections(f"ner_{name}.txt") for name in ("people", "places", "orgs"))
-        known = {w for s in ("provinces", "cities", "countries", "foreign", "mountains", "waters") for w in places[s]}
+        known = {
+            w
+            for s in ("provinces", "cities", "countries", "foreign", "mountains", "waters", "scenic", "regions")
+            for w in places[s]
+        }
         known |= {w for s in ("companies", "universities", "government", "teams", "banks", "media") for w in orgs[s]}
         known |= set(people["known"]) | set(people["foreign_known"])
         surnames = set(people["surnames_common"])

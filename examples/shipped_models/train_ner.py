@@ -28,7 +28,7 @@ TARGET = Path(__file__).parents[2] / "cloud_core" / "models" / "shipped" / "ner-
 VOCABULARY = 4800
 BATCH = 64
 PEAK_RATE = 8e-4
-WARM_UP = 300
+WARM_UP = 200
 SEGMENTING = 1.0
 
 
@@ -90,8 +90,13 @@ def train(
     encoder = Encoder(vocabulary)
     model = NerTagger(ner_shape())
     segmenter = nn.Linear(model.encoder.shape.hidden, WORD_TAGS)
+    stages: list[dict[str, float]] = []
     if start_from is not None:
-        model.load_state_dict(torch.load(start_from, weights_only=True)["weights"])
+        earlier = torch.load(start_from, weights_only=True)
+        if earlier["vocabulary"] != vocabulary:
+            raise ValueError(f"{start_from} has another vocabulary")
+        model.load_state_dict(earlier["weights"])
+        stages = earlier["stages"]
     average = copy.deepcopy(model).eval()
     parameters = [*model.parameters(), *segmenter.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
@@ -118,11 +123,12 @@ def train(
             )
             if result["f1"] >= best["f1"]:
                 best = result | {"step": step + 1, "seconds": round(seconds), "seed": seed}
-                state = {"weights": average.state_dict(), "vocabulary": vocabulary, "best": best}
+                done_stages = [*stages, {"seed": seed, "steps": step + 1, "seconds": round(seconds)}]
+                state = {"weights": average.state_dict(), "vocabulary": vocabulary, "best": best, "stages": done_stages}
                 torch.save(state, checkpoint)
         if ends:
             break
-    return best | {"total_seconds": round(time.monotonic() - started), "sentences": (step + 1) * BATCH}
+    return best
 
 
 def main() -> None:
@@ -153,16 +159,22 @@ def main() -> None:
         )
         print(f"seed {seed} best {runs[checkpoint]}", flush=True)
     chosen = max(runs, key=lambda path: runs[path]["f1"])
+    export_checkpoint(chosen, options.out)
+
+
+def export_checkpoint(checkpoint: Path, out: Path) -> None:
+    """Export a saved run, with what it took to train it: all stages that led to these weights."""
+    state = torch.load(checkpoint, weights_only=True)
     model = NerTagger(ner_shape())
-    model.load_state_dict(torch.load(chosen, weights_only=True)["weights"])
+    model.load_state_dict(state["weights"])
     trained = {
-        "seed": runs[chosen]["seed"],
-        "step": runs[chosen]["step"],
-        "seconds": runs[chosen]["total_seconds"],
-        "sentences": runs[chosen]["sentences"],
+        "seed": state["stages"][-1]["seed"],
+        "seconds": sum(stage["seconds"] for stage in state["stages"]),
+        "sentences": sum(stage["steps"] for stage in state["stages"]) * BATCH,
         "parameters": count_parameters(model),
+        "stages": state["stages"],
     }
-    export(model.eval(), vocabulary, options.out, trained)
+    export(model.eval(), state["vocabulary"], out, trained)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ from shared.io.problems import (
     shape_of,
 )
 from shared.protocol import names
-from shared.protocol.errors import Refusal, Refused, TidelineError
-from shared.protocol.status import status_of
+from shared.protocol.errors import Corrupt, Refusal, Refused, TidelineError
 from shared.protocol.topics import Header
 
 __all__ = [
@@ -99,8 +98,9 @@ def errors(log: Log, shape_for: Callable[[str], Shape] = shape_of) -> Callable[.
                 raise
             return error_response(error, shape_for(request.path), request_id=request.get(REQUEST_ID))
         except TidelineError as error:
-            if status_of(error).http >= 500:
-                log.warning("request failed", path=request.path, code=error.code, error=error.message)
+            # Refusals, overload and missed deadlines are counted where they happen: a flood of them must not become a flood of lines.
+            if isinstance(error, Corrupt):
+                log.error("request failed", path=request.path, code=error.code, error=error.message)
             return error_response(error, shape_for(request.path), request_id=request.get(REQUEST_ID))
         except Exception as error:
             log.exception("unexpected error in a request", path=request.path, method=request.method)

@@ -89,6 +89,15 @@ class Engine(Versions):
         model.meter.answered(self._clock.monotonic() - began, int(self._clock.wall() * 1000))
         return response
 
+    async def measure(self, request: Request) -> None:
+        """Compute `request` for nobody: what a router sends elsewhere for its predicted time must be able to prove it wrong.
+
+        Raises:
+            Refused, Transient, Corrupt: as `answer`.
+
+        """
+        await self._model_of(request).measure(_items(request))
+
     async def stream(self, request: Request) -> AsyncIterator[Response]:
         """The answer of a one-item request in pieces."""
         if request.count != 1:

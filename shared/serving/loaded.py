@@ -144,6 +144,10 @@ class LoadedModel:
                 found.append(f"item {i}: {what}")
         return found
 
+    async def measure(self, items: Sequence[Item]) -> None:
+        """Compute `items` so that the fit learns what they take; nobody wants the results."""
+        await self._computed(items)
+
     async def prepare(self, items: Sequence[object], parameters: Mapping[str, object]) -> list[Prepared]:
         """Every item ready for a batch; off the loop's thread unless they are short.
 

@@ -10,10 +10,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from cloud_core.cli import cli
@@ -164,7 +164,7 @@ def test_a_bad_setting_is_one_line_and_status_2(words: tuple[str, ...], says: st
 def test_people_and_tokens_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_CORE_DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'registry.db'}")
 
-    def run(*words: str) -> Result:
+    def run(*words: str) -> Any:
         return CliRunner().invoke(cli, list(words))
 
     assert run("migrate").exit_code == 0

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,10 @@ class Scene:
             self.platform.set_cloud(
                 mosquitto_dir=str(self.mosquitto.folder), mosquitto_pid_file=str(self.mosquitto.pid_file)
             )
-        self._runner = asyncio.Runner()
+        # A thread of its own: Playwright's synchronous face has a running loop in the test's thread.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scene", daemon=True)
+        self._thread.start()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -79,7 +83,7 @@ class Scene:
         return self._session
 
     def run(self, coroutine):
-        return self._runner.run(coroutine)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def start(self) -> None:
         self._session = aiohttp.ClientSession()
@@ -169,9 +173,11 @@ class Scene:
 
     def close(self) -> None:
         try:
-            self._runner.run(self._close())
+            self.run(self._close())
         finally:
-            self._runner.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
             if self.mosquitto is not None:
                 self.mosquitto.kill()
 

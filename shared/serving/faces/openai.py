@@ -74,6 +74,7 @@ def routes(ports: Ports) -> list[web.RouteDef]:
         if body.encoding_format not in ("float", "base64"):
             raise _unknown("encoding_format", body.encoding_format, "float, base64")
         texts = checked_count(_texts(body.input, "input"), "input")
+        context = _pinned(context, body.model)
         model = _of_task(ports, context, body.model, TaskKind.TEXT_EMBEDDING)
         response = await ports.answer.answer(_asked(context, model, texts, {}, request))
         vectors = [result for result in response.results if isinstance(result, Embedding)]
@@ -114,6 +115,7 @@ def routes(ports: Ports) -> list[web.RouteDef]:
     ) -> web.StreamResponse:
         if body.n not in (None, 1):
             raise _unknown("n", body.n, "1")
+        context = _pinned(context, body.model)
         model = _of_task(ports, context, body.model, TaskKind.TEXT_GENERATION)
         given = {name: getattr(body, name, None) for name in _SAMPLING}
         asked = _asked(
@@ -169,8 +171,14 @@ def _texts(value: object, field: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _pinned(context: Request, model: str) -> Request:
+    """`name@version` asks for that version, as `X-Tideline-Model` writes it; a gateway pins it so."""
+    version = model.partition("@")[2]
+    return msgspec.structs.replace(context, version=version) if version else context
+
+
 def _of_task(ports: Ports, context: Request, name: str, task: TaskKind) -> Listed:
-    model = pick(ports.catalog.models(context.tenant), name)
+    model = pick(ports.catalog.models(context.tenant), name.partition("@")[0], context.version)
     if model.task is not task:
         raise Refused(
             f"the model is of task {model.task.value}",

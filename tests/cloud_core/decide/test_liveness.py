@@ -30,8 +30,17 @@ def test_the_state_follows_from_birth_death_and_silence(
 times = st.none() | st.floats(0, 1e9)
 
 
-@given(st.none() | st.integers(0), times, times, times, st.floats(0, 1e9), st.floats(1, 1e6), st.floats(0, 1e6))
+@given(
+    epoch=st.none() | st.integers(0),
+    born=times,
+    died=times,
+    seen=times,
+    now=st.floats(0, 1e9),
+    lost_after=st.floats(1, 1e6),
+    later=st.floats(0, 1e6),
+)
 def test_silence_only_ever_takes_a_device_away(
+    *,
     epoch: int | None,
     born: float | None,
     died: float | None,

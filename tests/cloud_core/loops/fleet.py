@@ -30,6 +30,7 @@ from tests.cloud_core.broker.brokers import KEYS, LOG, Client, RunningProgram, S
 
 HARDWARE = Hardware(hardware_class="test", machine="x86_64", cpus=2, memory_bytes=2**30)
 HOST = telemetry.Host(cpu=0.1, memory=0.2, disk_free_bytes=1, agent_memory_bytes=1)
+START = float(int(time.time()) - 1000)
 _ids = itertools.count()
 
 
@@ -151,7 +152,7 @@ class Agent:
         await self.say("reported", reported.KIND, body)
 
     async def telemetry(self, *seqs: int, epoch: int = 1) -> None:
-        samples = tuple(Sample(seq=seq, started_at=1e9 + seq, ended_at=1e9 + seq + 1, host=HOST) for seq in seqs)
+        samples = tuple(Sample(seq=seq, started_at=START + seq, ended_at=START + seq + 1, host=HOST) for seq in seqs)
         await self.say("telemetry", telemetry.KIND, Batch(epoch=epoch, samples=samples))
 
     async def say(self, row: str, kind: str, body: object) -> None:

@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from cloud_core.loops.ingest import not_after
 from cloud_core.store import devices, events, tables, telemetry
 from cloud_core.store.database import read, write
 from shared.io.signing import verify
 from shared.protocol import commands, reported
+from shared.protocol import telemetry as telemetry_wire
 from shared.protocol.commands import Command, SignedCommand, Verb
 from shared.protocol.desired import Order
 from shared.protocol.envelope import decoded
 from shared.protocol.reported import Death
 from shared.protocol.telemetry import Ack
 from tests.cloud_core.broker.brokers import KEYS, KINDS, connected, database, running
-from tests.cloud_core.loops.fleet import Agent, cut, device, loops
+from tests.cloud_core.loops.fleet import HOST, START, Agent, cut, device, loops
 from tests.cloud_core.waiting import eventually
 
 
@@ -156,9 +158,16 @@ def test_telemetry_is_stored_once_and_acknowledged_from_what_is_held(kind: str, 
                     rows = (await connection.execute(sa.select(tables.telemetry))).all()
                     assert await telemetry.watermark(connection, "a", "d1", epoch=1) == 5
                 assert len(rows) == 6
-                assert (await device(engine, "a/d1")).telemetry_at == 1e9 + 6
+                assert (await device(engine, "a/d1")).telemetry_at == START + 6
 
     asyncio.run(main())
+
+
+def test_a_clock_that_runs_ahead_neither_hides_nor_outlives_later_samples() -> None:
+    ahead = telemetry_wire.Sample(seq=1, started_at=5e11, ended_at=5e11 + 10, host=HOST)
+    moved = not_after(ahead, 1000.0)
+    assert (moved.started_at, moved.ended_at) == (990.0, 1000.0)
+    assert not_after(moved, 1000.0) is moved
 
 
 def test_a_database_that_is_locked_loses_nothing_and_acknowledges_nothing_early(tmp_path: Path) -> None:

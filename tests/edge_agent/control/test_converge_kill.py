@@ -1,6 +1,8 @@
 """Kill -9 at points all over a convergence: the next run answers at once with a whole generation, and reaches the newest."""
 
 import asyncio
+import itertools
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +61,7 @@ def applied(of):
 
 
 def killed_at(folder, points):
-    """Converge from ONE to TWO, killed at each of `points`; returns how many died."""
+    """Converge from ONE to TWO, killed at each of `points` until there is no such point; returns how many died."""
 
     async def child(url, at, n):
         return await asyncio.to_thread(
@@ -74,16 +76,20 @@ def killed_at(folder, points):
     async def work():
         died = 0
         async with device_api() as (api, http):
-            api.bytes = {OLD: OLD_DATA, NEW: NEW_DATA, **OLD_CHUNKS, **NEW_CHUNKS}
+            served = {OLD: OLD_DATA, NEW: NEW_DATA, **OLD_CHUNKS, **NEW_CHUNKS}
+            api.bytes = served
+            async with Agent(folder / "one", api, http).running() as agent:
+                await agent.converger.accept(signed(ONE))
+                await agent.until(applied(ONE))
             for n in points:
                 at = folder / str(n)
-                async with Agent(at, api, http).running() as agent:
-                    await agent.converger.accept(signed(ONE))
-                    await agent.until(applied(ONE))
+                shutil.copytree(folder / "one", at)
                 done = await child(api.url, at, n)
                 assert done.returncode in (0, -signal.SIGKILL), done.stderr
-                died += done.returncode != 0
-                served, api.bytes = api.bytes, {}
+                if done.returncode == 0:
+                    break
+                died += 1
+                api.bytes = {}
                 after = Agent(at, api, http)
                 assert after.state.recovered is None
                 await after.converger.start_from_disk()
@@ -102,9 +108,10 @@ def killed_at(folder, points):
 
 
 def test_kill_9_in_the_middle_of_a_convergence(tmp_path):
-    assert killed_at(tmp_path, (10, 30, 55)) == 3
+    assert killed_at(tmp_path, (8, 25, 40)) == 3
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_kill_9_at_every_durable_call_of_a_convergence(tmp_path):
-    assert killed_at(tmp_path, range(1, 90)) >= 60
+    assert killed_at(tmp_path, itertools.count(1)) > 40

@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry
 from edge_agent.control.applied import PolicyHolder
 from edge_agent.serving.cloud import CloudTarget
 from edge_agent.serving.forward import Forwarder, Gateway
+from edge_agent.serving.measure import Measurements
+from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
 from edge_agent.serving.why import WhyRing
 from edge_agent.telemetry.meters import AgentMetrics
@@ -73,6 +75,8 @@ class FakeGateway:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.url = ""
+        self.serves: list[tuple[str, str]] = []
+        self.described = 0
         self.play: Callable[[web.Request], Awaitable[web.StreamResponse]] = self.good
 
     async def good(self, request: web.Request) -> web.Response:
@@ -111,11 +115,21 @@ class FakeGateway:
         self.requests.append({"path": request.path, "headers": dict(request.headers), "body": await request.read()})
         return await self.play(request)
 
+    async def index(self, request: web.Request) -> web.Response:
+        return web.json_response([{"name": n, "version": v, "state": "READY", "reason": ""} for n, v in self.serves])
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        self.described += 1
+        told = {"task": "text-classification", "variant": "gpu", "digest": "d"}
+        return web.json_response({"name": request.match_info["model"], "parameters": told})
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator["FakeGateway"]:
         app = web.Application()
         app.router.add_post("/v2/models/{model}/infer", self.infer)
         app.router.add_post("/v2/models/{model}/versions/{version}/infer", self.infer)
+        app.router.add_post("/v2/repository/index", self.index)
+        app.router.add_get("/v2/models/{model}/versions/{version}", self.metadata)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -167,11 +181,14 @@ class Device:
         self.interval = Interval()
         self.tokens = Tokens()
         self.silence = 0.0
+        self.reach = Reach(http, log=structlog.get_logger(), draw=lambda: 0.5)
         self.router = Router(
             self.engine,
             self.forwarder,
             self.cloud,
             self.holder,
+            reach=self.reach,
+            measurements=Measurements(self.engine, clock=self.clock),
             ring=self.ring,
             metrics=AgentMetrics(self.registry, breaker=lambda: self.cloud.breaker),
             interval=self.interval,
@@ -226,8 +243,7 @@ class Device:
         self.costs(1.0)
         self.gate.clear()
         waiting = [
-            asyncio.create_task(self.engine.answer(self.request(f"w{i}", texts=("x" * 500,))))
-            for i in range(count)
+            asyncio.create_task(self.engine.answer(self.request(f"w{i}", texts=("x" * 500,)))) for i in range(count)
         ]
         while self.engine.load_of(TENANT, MODEL).queued < count - 20:  # type: ignore[union-attr]
             await asyncio.sleep(0.001)
@@ -256,3 +272,10 @@ def in_device(test: Callable[[Device, FakeGateway], Awaitable[None]], *, load: b
 
 def header(request: dict[str, Any], name: str = Header.REQUEST_ID) -> str:
     return str({key.lower(): value for key, value in request["headers"].items()}[name.lower()])
+
+
+async def shut(device: Device, waiting: list["asyncio.Task[Response]"]) -> None:
+    device.gate.set()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

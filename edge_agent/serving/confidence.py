@@ -1,0 +1,17 @@
+"""How sure an answer is of itself: what a cascade compares with the policy's threshold."""
+
+from shared.serving.answer import Entities, Label, Response
+
+
+def confidence_of(response: Response) -> float | None:
+    """The least confidence among the answer's results; None where a result has none."""
+    scores: list[float] = []
+    for result in response.results:
+        match result:
+            case Label():
+                scores.append(result.score)
+            case Entities():
+                scores.extend(entity.score for entity in result.entities)
+            case _:
+                return None
+    return min(scores, default=None)

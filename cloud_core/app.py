@@ -20,7 +20,6 @@ from cloud_core.announced import announce, url_of
 from cloud_core.children import DRAIN_S, children, replica_name, with_ports
 from cloud_core.config import Settings
 from cloud_core.keys import load_or_create
-from cloud_core.process_metrics import ProcessMetrics
 from cloud_core.site_stop import stop_site
 from cloud_core.store import commands, database
 from cloud_core.supervisor import Supervisor
@@ -28,6 +27,7 @@ from shared.io import logs
 from shared.io.clock import Clock, SystemClock
 from shared.io.durable import FolderLock
 from shared.io.logs import Log
+from shared.io.process_metrics import ProcessMetrics
 from shared.io.program import Program
 from shared.io.web import Site, middlewares
 from shared.protocol.errors import Refusal, Refused

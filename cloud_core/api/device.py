@@ -96,6 +96,9 @@ async def access_token(call: Call) -> Reply:
         verify(proof, signature=body.signature, key_id="device", keys=(pinned,))
     except Refused as error:
         raise unauthenticated() from error
+    if device.enrol_key is not None:
+        async with write(call.api.engine) as connection:
+            await devices.settle_enrolment(connection, body.tenant, body.device)
     principal = Principal(tenant=body.tenant, name=body.device, role=Role.DEVICE, kind="device")
     token, expires_at = call.api.access.mint(principal, now=call.now, valid_s=call.api.settings.access_token_s)
     return Reply(value=TokenAnswer(token=token, expires_at=expires_at))

@@ -33,14 +33,17 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     edges: tuple[int, ...]
 
 
-def choose_ports(edges: int) -> tuple[Ports, list[str]]:
-    """The contract's ports where they are free, others where not; and a sentence for each that is not the usual one."""
+def choose_ports(edges: int, *, usual: bool = True) -> tuple[Ports, list[str]]:
+    """The contract's ports where they are free, others where not; and a sentence for each that is not the usual one.
+
+    Without `usual`, any free ones: for platforms that stand beside each other.
+    """
     notes: list[str] = []
     taken: set[int] = set()
 
     def choose(what: str, wanted: int) -> int:
-        port = wanted if wanted not in taken and _is_free(wanted) else _any_free(taken)
-        if port != wanted:
+        port = wanted if usual and wanted not in taken and _is_free(wanted) else _any_free(taken)
+        if usual and port != wanted:
             notes.append(f"port {wanted} for {what} is taken: using {port}")
         taken.add(port)
         return port

@@ -15,6 +15,7 @@ from cloud_core.decide.liveness import Presence
 from cloud_core.demo import sentences
 from cloud_core.demo.fleet import Device, Fleet, applied, fleetctl, is_converged, standing
 from cloud_core.demo.load import Outcome, load
+from cloud_core.demo.observed import counts, expect, failure, is_alive, order
 from cloud_core.demo.platform import Platform, wait_http
 from cloud_core.models.shipped import shipped_models
 from shared.protocol.errors import TidelineError, Transient, Unavailable
@@ -87,7 +88,7 @@ class Tour:
             self._doing(f"publishing {path.name}")
             await self._fleetctl("models", "publish", str(path))
         listed = await self.fleet.call("GET", "/models")
-        _expect(
+        expect(
             {m["name"] for m in listed["items"]} >= {p.name for p in shipped}, f"the registry lists {listed['items']}"
         )
         return ", ".join(path.name for path in shipped)
@@ -121,28 +122,28 @@ class Tour:
         )
         reported = fleet[EDGES[0]]["reported"]
         running = ", ".join(f"{m['name']}@{m['version']}/{m['variant']}" for m in reported["models"])
-        return f"generation {_order(fleet[EDGES[0]])} applied on all three: {running}"
+        return f"generation {order(fleet[EDGES[0]])} applied on all three: {running}"
 
     async def ask(self) -> str:
         """Step 5: /predict, OIP and OpenAI's embeddings, each checked for sense and for where it was computed."""
         url, said = self.platform.edge_url(EDGES[0]), []
         for text, label in sentences.REVIEWS:
             answer, headers = await self._post(f"{url}/predict", {"task_type": "sentiment", "input_text": text})
-            _expect(answer["where"] == "local" and headers[Header.WHERE] == "local", f"answered by {answer['where']}")
-            _expect(answer["result"]["label"] == label, f"{text} was called {answer['result']}")
+            expect(answer["where"] == "local" and headers[Header.WHERE] == "local", f"answered by {answer['where']}")
+            expect(answer["result"]["label"] == label, f"{text} was called {answer['result']}")
             said.append(f"{text} → {answer['result']['label']} {answer['result']['score']:.2f}")
         body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [sentences.REVIEWS[0][0]]}]}
         answer, headers = await self._post(f"{url}/v2/models/sentiment-zh/infer", body)
         outputs = {output["name"]: output["data"] for output in answer["outputs"]}
-        _expect(outputs["label"] == [sentences.REVIEWS[0][1]], f"OIP said {outputs}")
+        expect(outputs["label"] == [sentences.REVIEWS[0][1]], f"OIP said {outputs}")
         answer, _ = await self._post(f"{url}/predict", {"task_type": "ner", "input_text": sentences.NEWS})
         found = {(e["type"], e["text"]) for e in answer["result"]["entities"]}
-        _expect(len(found & sentences.NEWS_ENTITIES) >= 2, f"entities found: {found}")
+        expect(len(found & sentences.NEWS_ENTITIES) >= 2, f"entities found: {found}")
         said.append(f"{sentences.NEWS} → {', '.join(f'{text} {kind}' for kind, text in sorted(found))}")
         texts = [*sentences.NEAR, sentences.FAR]
         answer, _ = await self._post(f"{url}/v1/embeddings", {"model": "embed-zh", "input": texts})
         a, b, far = (np.asarray(item["embedding"]) for item in answer["data"])
-        _expect(float(a @ b) > float(a @ far), f"near {a @ b:.2f}, far {a @ far:.2f}")
+        expect(float(a @ b) > float(a @ far), f"near {a @ b:.2f}, far {a @ far:.2f}")
         said.append(f"cosine of near sentences {a @ b:.2f}, of far ones {a @ far:.2f}")
         return "\n  ".join(said)
 
@@ -151,12 +152,12 @@ class Tour:
         clients, outcome = 2, Outcome()
         while clients <= 256:
             outcome = await self._load(EDGES[0], clients=clients)
-            self._doing(f"{clients} callers: {_counts(outcome)}")
+            self._doing(f"{clients} callers: {counts(outcome)}")
             if outcome.where["cloud"] > 0:
-                _expect(outcome.where["local"] > 0, "the edge answered nothing itself")
-                return f"{clients} callers of 16 long texts each, {DEADLINE_MS} ms deadline: {_counts(outcome)}"
+                expect(outcome.where["local"] > 0, "the edge answered nothing itself")
+                return f"{clients} callers of 16 long texts each, {DEADLINE_MS} ms deadline: {counts(outcome)}"
             clients *= 2
-        raise _failure(f"no overflow: {_counts(outcome)}, reasons {dict(outcome.why)}")
+        raise failure(f"no overflow: {counts(outcome)}, reasons {dict(outcome.why)}")
 
     async def kill_replica(self) -> str:
         """Step 7."""
@@ -168,17 +169,17 @@ class Tour:
         )
         outcome = await self._overflow_works()
         after = self.platform.children_of_cloud()["replica-0"]
-        return f"the supervisor replaced {before} by {after}, and the overflow is answered again: {_counts(outcome)}"
+        return f"the supervisor replaced {before} by {after}, and the overflow is answered again: {counts(outcome)}"
 
     async def kill_cloud(self) -> str:
         """Step 8: kill -9 of the supervisor takes broker, gateway and all with it."""
         children = self.platform.children_of_cloud()
         await self.platform.cloud.kill()
-        await self._until(lambda: not any(_is_alive(pid) for pid in children.values()), 30, "the end of every child")
+        await self._until(lambda: not any(is_alive(pid) for pid in children.values()), 30, "the end of every child")
         await self._ask_every_edge()
         outcome = await self._load(EDGES[0], clients=2, requests=40)
-        _expect(outcome.where["local"] > 0 and outcome.where["cloud"] == 0, _counts(outcome))
-        return f"no broker, no gateway, no registry; a light load is answered all the same: {_counts(outcome)}"
+        expect(outcome.where["local"] > 0 and outcome.where["cloud"] == 0, counts(outcome))
+        return f"no broker, no gateway, no registry; a light load is answered all the same: {counts(outcome)}"
 
     async def bring_back(self) -> str:
         """Step 9."""
@@ -195,21 +196,21 @@ class Tour:
             progress=self._show,
         )
         outcome = await self._overflow_works()
-        return f"all at generation {_order(fleet[EDGES[0]])}; overflow: {_counts(outcome)}"
+        return f"all at generation {order(fleet[EDGES[0]])}; overflow: {counts(outcome)}"
 
     async def look(self) -> str:
         """Step 10: what a person sees, and that it is live."""
         fleet = await self.fleet.wait(
             lambda fleet: all(fleet[name]["telemetry"] for name in EDGES), seconds=60, what="telemetry of every edge"
         )
-        _expect(all(fleet[name]["presence"]["state"] == Presence.ONLINE for name in EDGES), "an edge is not online")
+        expect(all(fleet[name]["presence"]["state"] == Presence.ONLINE for name in EDGES), "an edge is not online")
         self.status.stop()
         self.console.print(await self._fleetctl("devices", "list"), highlight=False, markup=False, soft_wrap=True)
         async with self.session.get(f"{self.platform.api}/") as page:
-            _expect(page.status == 200 and "Tideline" in await page.text(), f"the dashboard answers {page.status}")
+            expect(page.status == 200 and "Tideline" in await page.text(), f"the dashboard answers {page.status}")
         headers = {"Authorization": f"Bearer {self.fleet.token}", "Last-Event-ID": "0"}
         async with self.session.get(f"{self.platform.api}/api/v1/events", headers=headers) as stream:
-            _expect(stream.status == 200, f"the event stream answers {stream.status}")
+            expect(stream.status == 200, f"the event stream answers {stream.status}")
             async with asyncio.timeout(10):
                 while not (await stream.content.readline()).startswith(b"data:"):
                     pass
@@ -225,7 +226,7 @@ class Tour:
             answer, _ = await self._post(
                 f"{self.platform.edge_url(name)}/predict", {"task_type": "sentiment", "input_text": text}
             )
-            _expect(answer["where"] == "local" and answer["result"]["label"] == label, f"{name} answered {answer}")
+            expect(answer["where"] == "local" and answer["result"]["label"] == label, f"{name} answered {answer}")
 
     async def _overflow_works(self) -> Outcome:
         outcome = Outcome()
@@ -234,7 +235,7 @@ class Tour:
             if outcome.where["cloud"] > 0:
                 return outcome
             await asyncio.sleep(0.5)
-        raise _failure(f"no overflow is answered by the cloud: {_counts(outcome)}, reasons {dict(outcome.why)}")
+        raise failure(f"no overflow is answered by the cloud: {counts(outcome)}, reasons {dict(outcome.why)}")
 
     async def _load(self, edge: str, *, clients: int, requests: int | None = None) -> Outcome:
         return await load(
@@ -251,7 +252,7 @@ class Tour:
         try:
             async with self.session.post(url, json=body, timeout=aiohttp.ClientTimeout(total=15)) as answer:
                 if answer.status != 200:
-                    raise _failure(f"{url}: {answer.status} {(await answer.text())[:300]}")
+                    raise failure(f"{url}: {answer.status} {(await answer.text())[:300]}")
                 return await answer.json(), answer.headers
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Transient(f"{url}: {error or type(error).__name__}", why=Unavailable.UNREACHABLE) from error
@@ -271,7 +272,7 @@ class Tour:
                 while not holds():  # noqa: ASYNC110 - other processes set no event of ours
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise _failure(f"{what} did not happen within {seconds:g} s") from None
+            raise failure(f"{what} did not happen within {seconds:g} s") from None
 
     def _show(self, fleet: dict[str, Device]) -> None:
         self._doing(" · ".join(f"{name} {standing(fleet[name])}" for name in EDGES if name in fleet))
@@ -279,32 +280,3 @@ class Tour:
     def _doing(self, text: str) -> None:
         title = str(self.status.status).partition(" [dim]")[0]
         self.status.update(f"{title} [dim]{text}[/]")
-
-
-def _order(device: Device) -> str:
-    order = applied(device)
-    return f"{order[0]}.{order[1]}" if order else "none"
-
-
-def _counts(outcome: Outcome) -> str:
-    refused = "".join(f", {count} refused with {status}" for status, count in sorted(outcome.refused.items()))
-    broken = f", {outcome.broken} broken off" if outcome.broken else ""
-    where = ", ".join(f"{count} by {where}" for where, count in sorted(outcome.where.items()))
-    return f"{where or 'none answered'}{refused}{broken}, p99 {outcome.quantile(0.99) * 1000:.0f} ms"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise _failure(otherwise)
-
-
-def _failure(why: str) -> Transient:
-    return Transient(why, why=Unavailable.NOT_READY)

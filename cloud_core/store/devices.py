@@ -29,6 +29,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     created_at: float
     enrol_expires_at: float | None
+    enrol_key: str | None
     enrolled_at: float | None
     public_key: str | None
     epoch: int | None
@@ -113,7 +114,7 @@ async def renew_enrolment(
     connection: Connection, tenant: str, device: str, *, enrol_token_hash: str, enrol_expires_at: float, now: float
 ) -> bool:
     """A new one-time token for a device, enrolled or not; the identity it has holds until the token is used."""
-    values = {"enrol_token_hash": enrol_token_hash, "enrol_expires_at": enrol_expires_at}
+    values = {"enrol_token_hash": enrol_token_hash, "enrol_expires_at": enrol_expires_at, "enrol_key": None}
     return await _update(connection, tenant, device, kind="enrolment-renewed", now=now, **values)
 
 
@@ -127,16 +128,18 @@ async def enrol(
     agent_version: str,
     now: float,
 ) -> tuple[str, str] | None:
-    """Use up a one-time token: (tenant, device) of its owner, or None if it is unknown, used or expired.
+    """Use a one-time token: (tenant, device) of its owner, or None if it is unknown, another key's or expired.
 
-    One statement finds and clears the token, so of two racing claims one wins.
+    One statement finds the token and ties it to the key, so of two racing claims one wins. The same key may ask again until
+    it has proved itself (`settle_enrolment`), because the answer to its first request may have been lost on the way.
     """
+    own = sa.or_(_T.c.enrol_key.is_(None), _T.c.enrol_key == public_key)
+    live = sa.and_(_T.c.enrol_expires_at > now, _T.c.deleted_at.is_(None))
     statement = (
         sa.update(_T)
-        .where(_T.c.enrol_token_hash == enrol_token_hash, _T.c.enrol_expires_at > now, _T.c.deleted_at.is_(None))
+        .where(_T.c.enrol_token_hash == enrol_token_hash, live, own)
         .values(
-            enrol_token_hash=None,
-            enrol_expires_at=None,
+            enrol_key=public_key,
             enrolled_at=now,
             public_key=public_key,
             mqtt_password_hash=mqtt_password_hash,
@@ -150,6 +153,13 @@ async def enrol(
         return None
     await events.append(connection, row.tenant, kind="enrolled", resource="devices", name=row.device, now=now)
     return row.tenant, row.device
+
+
+async def settle_enrolment(connection: Connection, tenant: str, device: str) -> None:
+    """The device has proved that it holds its identity: its one-time token is worth nothing from now on."""
+    used = sa.and_(_T.c.tenant == tenant, _T.c.device == device, _T.c.enrol_key.is_not(None))
+    gone = {"enrol_token_hash": None, "enrol_expires_at": None, "enrol_key": None}
+    await connection.execute(sa.update(_T).where(used).values(gone))
 
 
 async def delete(connection: Connection, tenant: str, device: str, *, now: float) -> bool:

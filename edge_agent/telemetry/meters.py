@@ -1,16 +1,14 @@
 """The agent's own metrics (contract, section 8) beside the engine's, on the registry the program hands in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from edge_agent.decide.breaker import State
 from edge_agent.decide.routing import Reason
 from shared.io.mqtt import Outcome
+from shared.io.process_metrics import ProcessMetrics
 from shared.protocol.desired import Order
 from shared.protocol.reported import Reported
 
@@ -44,7 +42,7 @@ class AgentMetrics:
         states = Gauge("tideline_breaker_state", "1 for the state the breaker is in", ("state",), registry=registry)
         for state in State:
             states.labels(state.value).set_function(partial(_is_in, breaker, state))
-        registry.register(_Process())
+        registry.register(ProcessMetrics())
 
     def converging(self, report: Reported, now: float) -> None:
         """The report changed: a new target starts the watch, its coming into force ends it."""
@@ -72,19 +70,3 @@ class AgentMetrics:
 
 def _is_in(breaker: Callable[[], State], state: State) -> float:
     return float(breaker() is state)
-
-
-class _Process(Collector):
-    """CPU and memory of this process, read when asked."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-
-    def collect(self) -> Iterable[Metric]:
-        times = self._process.cpu_times()
-        yield CounterMetricFamily(
-            "tideline_process_cpu_seconds", "CPU seconds of this process", value=times.user + times.system
-        )
-        yield GaugeMetricFamily(
-            "tideline_process_memory_bytes", "Resident memory of this process", value=self._process.memory_info().rss
-        )

@@ -100,6 +100,9 @@ def upgrade() -> None:
         sa.Column("deleted_at", sa.Float),
         sa.Column("enrol_token_hash", sa.String(64)),
         sa.Column("enrol_expires_at", sa.Float),
+        sa.Column(
+            "enrol_key", sa.String(64), comment="the key that used the token: it alone may ask again until it proved itself"
+        ),
         sa.Column("enrolled_at", sa.Float),
         sa.Column("public_key", sa.String(64)),
         sa.Column("mqtt_password_hash", sa.String(256), comment="Mosquitto's form, $7$: PBKDF2-SHA512"),

@@ -6,6 +6,7 @@ store goes through here: write, fsync the file, rename, fsync the folder.
 
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,13 +26,18 @@ def sync_folder(folder: Path) -> None:
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `data`, durably and atomically; missing parent folders are made."""
     make_folder(path.parent)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # A name of its own for each writer: two threads of one process may replace one file at the same moment.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    staged = Path(name)
     try:
+        os.fchmod(handle, mode)
         with open(handle, "wb", closefd=False) as file:
             file.write(data)
             file.flush()
         os.fsync(handle)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)
     os.replace(staged, path)  # noqa: PTH105

@@ -100,7 +100,7 @@ def errors(log: Log, shape_for: Callable[[str], Shape] = shape_of) -> Callable[.
         except TidelineError as error:
             # Refusals, overload and missed deadlines are counted where they happen: a flood of them must not become a flood of lines.
             if isinstance(error, Corrupt):
-                log.error("request failed", path=request.path, code=error.code, error=error.message)
+                log.exception("request failed", path=request.path, code=error.code, error=error.message)
             return error_response(error, shape_for(request.path), request_id=request.get(REQUEST_ID))
         except Exception as error:
             log.exception("unexpected error in a request", path=request.path, method=request.method)

@@ -17,6 +17,7 @@ from shared.protocol.reported import ModelState
 from shared.serving.answer import Request, Response, Result, Timing
 from shared.serving.catalog import Statistics, pick
 from shared.serving.decide.admission import Admitted, Ask, Load, Shed, admit
+from shared.serving.decide.calibration import factor
 from shared.serving.decide.cost import Cost, predict
 from shared.serving.loaded import Item, LoadedModel
 from shared.serving.queue import deadline_missed
@@ -28,7 +29,10 @@ WHY = "served-here"
 
 
 class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of one version for routing. `expected_wait`: seconds until a batch formed now would start."""
+    """A snapshot of one version for routing. `expected_wait`: seconds until a batch formed now would start.
+
+    `stretch` is how much longer things take than the cost model says; `expected_wait` and `predict` have it in them.
+    """
 
     name: str
     version: str
@@ -39,10 +43,11 @@ class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     expected_wait: float
     cost: Cost
+    stretch: float = 1.0
 
     def predict(self, tokens: int) -> float:
         """Seconds that `tokens` tokens take once they run; 0 before anything was measured."""
-        return predict(self.cost, tokens)
+        return predict(self.cost, tokens) * self.stretch
 
 
 class Engine(Versions):
@@ -58,7 +63,8 @@ class Engine(Versions):
         model = self._models.get((tenant, name, version or self.active(tenant).get(name, "")))
         if model is None:
             return None
-        load = model.queue.load(model.cost, now=self._clock.monotonic())
+        now = self._clock.monotonic()
+        load, stretch = model.queue.load(model.cost, now=now), factor(model.calibration, now=now)
         return ModelLoad(
             name=name,
             version=model.version,
@@ -67,8 +73,9 @@ class Engine(Versions):
             state=model.state,
             queued=model.queue.depth,
             running=model.queue.running,
-            expected_wait=load.expected_wait,
+            expected_wait=load.expected_wait * stretch,
             cost=model.cost,
+            stretch=stretch,
         )
 
     def estimate(self, request: Request) -> int:
@@ -128,7 +135,8 @@ class Engine(Versions):
 
     async def _answer(self, model: LoadedModel, request: Request, began: float) -> Response:
         items = _items(request)
-        with model.queue.reserve(self._admitted(model, request, began)) as permit:
+        admitted = self._admitted(model, request, began)
+        with model.queue.reserve(admitted) as permit:
             gathering = Gathering(len(items))
             try:
                 async with asyncio.timeout(self._left(request)):
@@ -136,14 +144,17 @@ class Engine(Versions):
                     model.submit(permit, prepared, gathering, priority=request.priority, deadline=request.deadline)
                     results = await gathering.future
             except TimeoutError as error:
+                model.took(admitted.predicted, began)
                 raise deadline_missed() from error
+            model.took(admitted.predicted, began)
             return self._response(model, request, results, gathering.timing)
 
     def _admitted(self, model: LoadedModel, request: Request, now: float) -> Admitted:
         items = _items(request)
         tokens = sum(model.task.estimate(item) for item in items)
         ask = Ask(entries=len(items), tokens=tokens, bytes=request.body_bytes, seconds=predict(model.cost, tokens))
-        verdict = admit(self._load(model, now), self._limits, ask, deadline=request.deadline, now=now)
+        stretch = factor(model.calibration, now=now)
+        verdict = admit(self._load(model, now), self._limits, ask, deadline=request.deadline, now=now, stretch=stretch)
         if isinstance(verdict, Shed):
             model.meter.shed(verdict.reason.value)
             raise Overloaded(

@@ -18,8 +18,10 @@ from shared.protocol.errors import Corrupt, Refused, TidelineError
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Array, Result, Where
 from shared.serving.catalog import Listed
+from shared.serving.decide import calibration
 from shared.serving.decide.admission import Admitted, Ask
 from shared.serving.decide.batching import Budget
+from shared.serving.decide.calibration import Calibration
 from shared.serving.decide.cost import Cost
 from shared.serving.golden import DEFAULT_TOLERANCE, difference, item_of, read_golden
 from shared.serving.metrics import EngineMetrics, Meter
@@ -65,6 +67,8 @@ class LoadedModel:
         self.task = task
         self.state = ModelState.LOADING
         self.error = ""
+        self.calibration = Calibration()
+        self._clock = clock
         self._listed: Listed | None = None
         self._metrics = metrics
         self._pool = pool
@@ -84,6 +88,11 @@ class LoadedModel:
             ran=self.meter.ran,
         )
         self.enter(ModelState.LOADING)
+
+    def took(self, predicted: float, began: float) -> None:
+        """A request predicted to take `predicted` seconds that began at `began` ended now, answered or given up."""
+        now = self._clock.monotonic()
+        self.calibration = calibration.observed(self.calibration, predicted=predicted, seconds=now - began, now=now)
 
     @property
     def cost(self) -> Cost:
@@ -212,7 +221,7 @@ class LoadedModel:
         prepared = await self.prepare(items, {"truncate": True})
         gathering = Gathering(len(items))
         tokens = sum(item.tokens for item in prepared)
-        with self.queue.reserve(Admitted(ask=Ask(entries=len(items), tokens=tokens), expected=0.0)) as permit:
+        with self.queue.reserve(Admitted(ask=Ask(entries=len(items), tokens=tokens), predicted=0.0)) as permit:
             self.submit(permit, prepared, gathering)
             return await gathering.future
 

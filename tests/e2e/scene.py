@@ -60,7 +60,7 @@ class Scene:
     def __init__(self, folder: Path, broker: str) -> None:
         self.folder = folder
         self.broker = broker
-        ports, _ = choose_ports(len(EDGES))
+        ports, _ = choose_ports(len(EDGES), usual=False)
         embedded = broker == "amqtt"
         self.platform = Platform(
             folder, ports, environment=os.environ, admin_password=PASSWORD, embedded_broker=embedded

@@ -48,8 +48,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """It may enter: what `BatchQueue.reserve` wants to see."""
 
     ask: Ask
-    expected: float
-    """Seconds until it is expected to be done."""
+    predicted: float
+    """Seconds until it would be done by the cost model alone; what it really took calibrates the next verdicts."""
 
 
 class Shed(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,15 +59,19 @@ class Shed(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float
 
 
-def admit(load: Load, limits: Limits, ask: Ask, *, deadline: float | None, now: float) -> Admitted | Shed:
+def admit(
+    load: Load, limits: Limits, ask: Ask, *, deadline: float | None, now: float, stretch: float = 1.0
+) -> Admitted | Shed:
     """May `ask` enter on top of `load`? Deadlines and `now` are on one monotonic clock, in seconds.
+
+    `stretch` is how much longer than predicted things take at present (`decide/calibration`).
 
     A request alone larger than a bound is let in when nothing else waits: whether a model can take it at all is the
     task's to say (422), and asking it to come back later would be a lie.
     """
-    expected = load.expected_wait + ask.seconds
-    back = max(0.05, load.expected_wait)
-    if deadline is not None and now + expected > deadline:
+    predicted = load.expected_wait + ask.seconds
+    back = max(0.05, load.expected_wait * stretch)
+    if deadline is not None and now + predicted * stretch > deadline:
         return Shed(reason=ShedReason.DEADLINE, retry_after=back)
     if load.entries > 0:
         if load.entries + ask.entries > limits.entries:
@@ -76,4 +80,4 @@ def admit(load: Load, limits: Limits, ask: Ask, *, deadline: float | None, now: 
             return Shed(reason=ShedReason.TOKENS, retry_after=back)
         if load.bytes + ask.bytes > limits.bytes:
             return Shed(reason=ShedReason.BYTES, retry_after=back)
-    return Admitted(ask=ask, expected=expected)
+    return Admitted(ask=ask, predicted=predicted)

@@ -39,6 +39,32 @@ async def _token(api: Running, signer: Signer, *, tenant: str = "default", name:
     return await api.anybody("POST", "/device/v1/token", body)
 
 
+def test_the_same_key_may_ask_again_until_it_proved_itself(sqlite_url: str, tmp_path: Path) -> None:
+    """The answer to the first request may be lost on the way; nobody else gets anything for the token."""
+
+    async def story() -> None:
+        async with running(sqlite_url, tmp_path) as api:
+            token = (await api.admin("POST", "/api/v1/devices", {"device": "till"})).json["enrol_token"]
+            signer = Signer.generate()
+            first = await api.anybody("POST", "/device/v1/enrol", _enrolment(token, signer))
+            again = await api.anybody("POST", "/device/v1/enrol", _enrolment(token, signer))
+            assert (first.status, again.status) == (200, 200)
+            other = await api.anybody("POST", "/device/v1/enrol", _enrolment(token, Signer.generate()))
+            assert other.status == 401
+            at = int(time.time())
+            proof = {
+                "tenant": "default",
+                "device": "till",
+                "at": at,
+                "signature": signer.sign(f"default/till/{at}".encode()),
+            }
+            assert (await api.anybody("POST", "/device/v1/token", proof)).status == 200
+            settled = await api.anybody("POST", "/device/v1/enrol", _enrolment(token, signer))
+            assert settled.status == 401
+
+    asyncio.run(story())
+
+
 def test_enrolment_pins_everything(sqlite_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(sqlite_url, tmp_path, mqtt_port=1999, public_host="cloud.example") as api:

@@ -27,7 +27,7 @@ def test_whatever_is_admitted_keeps_the_bounds_and_its_deadline(load, ask, deadl
     if isinstance(verdict, Admitted):
         assert not late
         assert not full
-        assert verdict.expected == load.expected_wait + ask.seconds
+        assert verdict.predicted == load.expected_wait + ask.seconds
     else:
         assert late or full
         assert verdict.retry_after > 0

@@ -27,7 +27,7 @@ class HandClock(SystemClock):
 
 
 def admitted(tokens: int = 10, entries: int = 1, size: int = 7) -> Admitted:
-    return Admitted(ask=Ask(entries=entries, tokens=tokens, bytes=size), expected=0.0)
+    return Admitted(ask=Ask(entries=entries, tokens=tokens, bytes=size), predicted=0.0)
 
 
 def entry(sink, tokens: int = 10, index: int = 0) -> Entry:

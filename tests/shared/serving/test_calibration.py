@@ -1,0 +1,53 @@
+"""The factor follows what requests really take, and forgets."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.serving.decide.admission import Ask, Limits, Load, Shed, ShedReason, admit
+from shared.serving.decide.calibration import HALF_LIFE_S, LEAST, MOST, Calibration, factor, observed
+
+seconds = st.floats(min_value=0.0, max_value=100.0)
+
+
+def after(ratio: float, times: int) -> Calibration:
+    calibration = Calibration()
+    for i in range(times):
+        calibration = observed(calibration, predicted=0.1, seconds=0.1 * ratio, now=float(i))
+    return calibration
+
+
+def test_a_machine_that_is_twice_as_slow_is_predicted_so():
+    assert 1.9 < factor(after(2.0, 100), now=99.0) < 2.1
+
+
+def test_scatter_makes_it_cautious():
+    calibration = Calibration()
+    for i in range(200):
+        calibration = observed(calibration, predicted=0.1, seconds=0.05 if i % 2 else 0.15, now=0.0)
+    assert factor(calibration, now=0.0) > 1.3
+
+
+def test_it_forgets_what_nobody_renews():
+    slow = after(3.0, 50)
+    assert abs(factor(slow, now=49.0 + HALF_LIFE_S) - 1) < abs(factor(slow, now=49.0) - 1) * 0.51
+    assert abs(factor(slow, now=49.0 + 100) - 1) < 1e-6
+
+
+def test_short_requests_teach_nothing():
+    assert observed(Calibration(), predicted=0.001, seconds=5.0, now=1.0) == Calibration()
+
+
+@given(st.lists(st.tuples(seconds, seconds), max_size=50), seconds)
+def test_it_stays_within_bounds(history, later):
+    calibration = Calibration()
+    for i, (predicted, took) in enumerate(history):
+        calibration = observed(calibration, predicted=predicted, seconds=took, now=float(i))
+    assert LEAST <= factor(calibration, now=len(history) + later) <= MOST
+
+
+def test_a_stretched_prediction_is_shed_before_it_is_late():
+    load, ask = Load(entries=3, expected_wait=0.15), Ask(seconds=0.1)
+    assert not isinstance(admit(load, Limits(), ask, deadline=0.3, now=0.0), Shed)
+    shed = admit(load, Limits(), ask, deadline=0.3, now=0.0, stretch=1.5)
+    assert isinstance(shed, Shed)
+    assert shed.reason is ShedReason.DEADLINE

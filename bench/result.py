@@ -42,7 +42,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         table = Table("metric", "value", "goal", "", title=self.name)
         for name, value in self.metrics.items():
             operator, wanted = self.goals.get(name, ("", 0.0))
-            met = "" if not operator else "met" if (value >= wanted if operator == ">=" else value <= wanted) else "MISSED"
+            met = (
+                ""
+                if not operator
+                else "met"
+                if (value >= wanted if operator == ">=" else value <= wanted)
+                else "MISSED"
+            )
             table.add_row(name, f"{value:.4g}", f"{operator} {wanted:g}" if operator else "", met)
         console.print(table)
 

@@ -17,7 +17,7 @@ from edge_agent.serving.cloud import CloudTarget
 from shared.io.clock import Clock
 from shared.protocol.errors import Corrupt, Overloaded, Refusal, Refused, TidelineError, Transient, Unavailable
 from shared.protocol.topics import Header
-from shared.serving import oip
+from shared.serving import oip, oip_tensors
 from shared.serving.answer import Request, Response
 
 CONNECT_S = 1.0
@@ -171,7 +171,7 @@ def _url(gateway: str, request: Request) -> str:
 def _response(request: Request, answer: _Answer) -> Response:
     if answer.status != 200:
         raise _error(answer)
-    length = answer.headers.get(oip.HEADER_LENGTH)
+    length = answer.headers.get(oip_tensors.HEADER_LENGTH)
     try:
         return oip.decode_response(answer.body, int(length) if length is not None else None, id=request.id)
     except (Corrupt, ValueError) as error:

@@ -83,7 +83,10 @@ class PairMaker:
             far = say(subject, choice(other.nouns), choice(other.phrases[good]), good)
         key = f"{domain.name}/{place}/{good}"
         return Triple(
-            key, self.dress(say(subject, noun, phrase, good)), self.dress(say(near_subject, near_noun, near_phrase, good)), far
+            key,
+            self.dress(say(subject, noun, phrase, good)),
+            self.dress(say(near_subject, near_noun, near_phrase, good)),
+            far,
         )
 
     def event(self) -> Triple:

@@ -1,6 +1,6 @@
 """Writes the source folder of embed-zh from checkpoints; several checkpoints are averaged weight by weight.
 
-    python -m examples.shipped_models.export_embed embed.pt
+python -m examples.shipped_models.export_embed embed.pt
 """
 
 from __future__ import annotations

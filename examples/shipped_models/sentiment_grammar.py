@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from examples.shipped_models import everyday_turns
+from examples.shipped_models.clause_marks import CLOSES, OPENS, plain
 from examples.shipped_models.phrase_bank import Domain, PhraseBank, load_bank
 
 REFERENCES = """
@@ -20,9 +21,6 @@ REFERENCES = """
 """.split()  # noqa: SIM905
 SHORT_WAITS = "五分钟 十分钟 半小时 一会儿 当天 第二天 不到一小时 一个电话 两三天 没多久 立马 马上 很快 一下子".split()  # noqa: SIM905
 OPPOSED = "但 但是 可是 不过 可 然而 只是 结果 谁知 偏偏 没想到 好在 幸好 所幸 而 就是".split()  # noqa: SIM905
-GOOD_OPENS, BAD_OPENS, CLOSES = "\ue001", "\ue002", "\ue000"  # private marks around a clause, never in the text given out
-OPENS = (BAD_OPENS, GOOD_OPENS)
-NEUTRAL = 2
 LUCKY = {"好在", "幸好", "所幸"}
 UNLUCKY = {"偏偏", "谁知"}
 
@@ -109,7 +107,22 @@ class SentenceMaker:
     def word(self, good: int) -> str:
         """A single polar word in a plain frame."""
         word, degree = self.pick(self.bank.words[good]), self.pick(self.bank.polar("degree")[good])
-        shape = self.pick(["{}", "{}", "太{}了", "感觉{}", "让人{}", "只能说{}", "真{}", "这么{}", "那么{}", "{}得很", "挺{}的", "够{}"])
+        shape = self.pick(
+            [
+                "{}",
+                "{}",
+                "太{}了",
+                "感觉{}",
+                "让人{}",
+                "只能说{}",
+                "真{}",
+                "这么{}",
+                "那么{}",
+                "{}得很",
+                "挺{}的",
+                "够{}",
+            ]
+        )
         text = shape.format(word) if self.random.random() < 0.6 else degree + word
         return self.subject() + text if self.random.random() < 0.5 else text
 
@@ -132,7 +145,12 @@ class SentenceMaker:
             ])  # fmt: skip
             return subject + used + denial.format(bad_word)
         if self.random.random() < 0.5:
-            return subject + self.pick(self.turn["degree_bad"]) + bad_word + self.pick(["", "", "了", "得很", "死了", "得要命"])
+            return (
+                subject
+                + self.pick(self.turn["degree_bad"])
+                + bad_word
+                + self.pick(["", "", "了", "得很", "死了", "得要命"])
+            )
         denial = self.pick([
             "一点不{}", "一点都不{}", "一点也不{}", "完全不{}", "根本不{}", "不{}", "不够{}", "不太{}", "不怎么{}", "谈不上{}",
             "没有说的那么{}", "没有想象中{}", "不算{}", "哪里{}了", "{}个鬼", "真心不{}", "毫不{}", "跟{}不沾边", "再也不{}了",
@@ -152,7 +170,12 @@ class SentenceMaker:
                 "一点没{}", "都不会{}", "也不{}", "没见{}", "从来没{}过", "没发现{}", "没出现{}", "就没{}过", "丝毫没{}",
             ]).format(fault)  # fmt: skip
         if self.random.random() < 0.5:
-            return subject + self.pick(self.turn["time_short"]) + fault + self.pick(["了", "", "得不行", "了一片", "得厉害"])
+            return (
+                subject
+                + self.pick(self.turn["time_short"])
+                + fault
+                + self.pick(["了", "", "得不行", "了一片", "得厉害"])
+            )
         return subject + self.pick(self.turn["time_wait"]) + self.pick([
             "也没{}", "都没{}", "还没{}", "没{}", "还是没{}", "仍然没有{}", "一直没{}", "就是不{}", "也不给{}", "没人{}", "都不{}",
         ]).format(wish)  # fmt: skip
@@ -180,7 +203,11 @@ class SentenceMaker:
 
     def person(self, good: int) -> str:
         who = self.pick(self.turn["subject_people"])
-        return self.pick(["", "", "", "他家", "这里的", "那个", "遇到的"]) + who + self.pick(self.bank.polar("people")[good])
+        return (
+            self.pick(["", "", "", "他家", "这里的", "那个", "遇到的"])
+            + who
+            + self.pick(self.bank.polar("people")[good])
+        )
 
     def service(self, good: int) -> str:
         deed, thing = self.pick(self.turn["refused"]), self.pick(self.turn["lacking"])
@@ -259,19 +286,3 @@ class SentenceMaker:
         if self.random.random() < 0.06:
             body += self.pick(self.bank.polar("emoji")[good]) * self.random.choice((1, 1, 2, 3))
         return body
-
-
-def plain(marked: str) -> tuple[str, list[int]]:
-    """The text without marks, and for each character the polarity of its clause (2 outside any)."""
-    text: list[str] = []
-    sides: list[int] = []
-    side = NEUTRAL
-    for character in marked:
-        if character in OPENS:
-            side = OPENS.index(character)
-        elif character == CLOSES:
-            side = NEUTRAL
-        else:
-            text.append(character)
-            sides.append(side)
-    return "".join(text), sides

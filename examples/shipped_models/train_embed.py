@@ -58,7 +58,10 @@ def embed_shape(vocabulary: int) -> EncoderShape:
 
 def embed_vocabulary() -> list[str]:
     """The shared vocabulary with the characters of the intents too."""
-    extra = [(WORDLISTS / name).read_text(encoding="utf-8") for name in ("intents.txt", "intents_more.txt", "synonyms.txt", "antonyms.txt")]
+    extra = [
+        (WORDLISTS / name).read_text(encoding="utf-8")
+        for name in ("intents.txt", "intents_more.txt", "synonyms.txt", "antonyms.txt")
+    ]
     return build_vocabulary(VOCABULARY, [*load_bank().texts, *extra])
 
 
@@ -144,7 +147,9 @@ def train(arguments: argparse.Namespace, tokenizer: Tokenizer) -> tuple[EmbedMod
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=3600, help="end the learning-rate curve by then, steps left or not")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="end the learning-rate curve by then, steps left or not"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)

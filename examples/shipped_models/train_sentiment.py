@@ -19,10 +19,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from examples.shipped_models.clause_marks import plain
 from examples.shipped_models.encoder import CharEncoder, EncoderShape, count_parameters, mean_over_tokens, round_to_fp16
 from examples.shipped_models.phrase_bank import load_bank
 from examples.shipped_models.polarity_teacher import Teacher
-from examples.shipped_models.sentiment_grammar import SentenceMaker, plain
+from examples.shipped_models.sentiment_grammar import SentenceMaker
 from examples.shipped_models.tokenizer import build_tokenizer, build_vocabulary
 from examples.shipped_models.training_loop import (
     WeightAverage,
@@ -195,7 +196,9 @@ def train(arguments: argparse.Namespace, vocabulary: list[str]) -> tuple[Sentime
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--seconds", type=float, default=3600, help="end the learning-rate curve by then, steps left or not")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="end the learning-rate curve by then, steps left or not"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=8e-4)

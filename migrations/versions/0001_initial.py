@@ -101,7 +101,9 @@ def upgrade() -> None:
         sa.Column("enrol_token_hash", sa.String(64)),
         sa.Column("enrol_expires_at", sa.Float),
         sa.Column(
-            "enrol_key", sa.String(64), comment="the key that used the token: it alone may ask again until it proved itself"
+            "enrol_key",
+            sa.String(64),
+            comment="the key that used the token: it alone may ask again until it proved itself",
         ),
         sa.Column("enrolled_at", sa.Float),
         sa.Column("public_key", sa.String(64)),

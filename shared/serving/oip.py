@@ -16,10 +16,9 @@ from shared.protocol.errors import Corrupt, Refusal, Refused
 from shared.serving.answer import Array, Request, Response, Timing, Where
 from shared.serving.catalog import Listed
 from shared.serving.oip_results import TEXT_INPUT, outputs_of, results_of, tensors_of
-from shared.serving.oip_tensors import from_binary, from_json, texts_in, to_binary, to_json
+from shared.serving.oip_tensors import HEADER_LENGTH, from_binary, from_json, parts_of, texts_in, to_binary, to_json
 from shared.serving.sessions.datatypes import datatype_of
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 JSON = "application/json"
 _OWN = frozenset({"priority", "timeout", "binary_data_output"})
@@ -100,7 +99,7 @@ def decode_request(
         Refused: names the field.
 
     """
-    head, blobs = _split(body, header_length)
+    head, blobs = parts_of(body, header_length)
     try:
         message = _requests.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -181,7 +180,7 @@ def decode_response(body: bytes, header_length: int | None, *, id: str, task: st
 
     """
     try:
-        head, blobs = _split(body, header_length)
+        head, blobs = parts_of(body, header_length)
         message = _responses.decode(head)
         arrays = _arrays(message.outputs, blobs, "outputs")
     except (Refused, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -200,17 +199,6 @@ def decode_response(body: bytes, header_length: int | None, *, id: str, task: st
         why=str(said.get("why", "")),
         timing=Timing(queue=_seconds(said.get("queue_ms")), compute=_seconds(said.get("compute_ms"))),
     )
-
-
-def _split(body: bytes, header_length: int | None) -> tuple[memoryview, memoryview]:
-    view = memoryview(body)
-    if header_length is None:
-        return view, view[len(view) :]
-    if not 0 < header_length <= len(body):
-        raise Refused(
-            "bad length", field=HEADER_LENGTH, value=header_length, allowed=f"1 to {len(body)}, the body's own"
-        )
-    return view[:header_length], view[header_length:]
 
 
 def _arrays(tensors: Sequence[Tensor], blobs: memoryview, side: str) -> dict[str, Array]:

@@ -13,6 +13,8 @@ from shared.protocol.errors import Refused
 from shared.serving.answer import Array
 from shared.serving.sessions.datatypes import NUMPY
 
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
 _KINDS = {"BOOL": "b", "FP16": "iuf", "FP32": "iuf", "FP64": "iuf"}
 _MAX_ELEMENTS = 1 << 31
 
@@ -163,3 +165,15 @@ def _check_count(found: int, size: int, shape: Sequence[int], field: str) -> Non
 
 def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def parts_of(body: bytes, header_length: int | None) -> tuple[memoryview, memoryview]:
+    """The JSON part of a body and the blobs behind it; all is JSON where the header gave no length."""
+    view = memoryview(body)
+    if header_length is None:
+        return view, view[len(view) :]
+    if not 0 < header_length <= len(body):
+        raise Refused(
+            "bad length", field=HEADER_LENGTH, value=header_length, allowed=f"1 to {len(body)}, the body's own"
+        )
+    return view[:header_length], view[header_length:]

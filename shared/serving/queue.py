@@ -191,6 +191,11 @@ class BatchQueue:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no permit is out."""
+        return self._idle.is_set()
+
     async def idle(self) -> None:
         """Until no permit is out."""
         await self._idle.wait()

@@ -223,7 +223,8 @@ class Versions:
             self._active[tenant] = MappingProxyType({n: v for n, v in active.items() if n != name})
         model.enter(ModelState.DRAINING)
         try:
-            await asyncio.wait_for(model.queue.idle(), patience)
+            if not model.queue.is_idle:
+                await asyncio.wait_for(model.queue.idle(), patience)
         except TimeoutError:
             self._log.warning("model did not drain", model=name, version=version, seconds=patience)
         if not await model.stop():

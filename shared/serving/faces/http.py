@@ -15,8 +15,9 @@ from shared.serving.catalog import Catalog, Listed, pick
 from shared.serving.faces import openai, plain
 from shared.serving.faces.context import Ports, PrincipalOf, checked_count, context_of, headers_of
 from shared.serving.faces.readiness import Readiness
-from shared.serving.oip import BINARY, HEADER_LENGTH, JSON, decode_request, encode_response
+from shared.serving.oip import BINARY, JSON, decode_request, encode_response
 from shared.serving.oip_models import EXTENSIONS, metadata, repository_index, statistics
+from shared.serving.oip_tensors import HEADER_LENGTH
 
 
 def routes(

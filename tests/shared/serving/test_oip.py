@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import msgspec
@@ -24,7 +25,7 @@ TENSOR = Listed(
 TEXT = msgspec.structs.replace(TENSOR, task=TaskKind.TEXT_CLASSIFICATION, inputs=(), outputs=())
 
 
-def infer(document, model=TENSOR, header=None, blobs=b"", now=0.0, context=CONTEXT):
+def infer(document, model=TENSOR, *, header=None, blobs=b"", now=0.0, context=CONTEXT):
     head = json.dumps(document).encode()
     length = len(head) if header == "given" else header
     return decode_request(head + blobs, length, model, context, now=now)
@@ -182,7 +183,9 @@ def test_refusals_of_binary_bodies():
     text = {"name": "text", "datatype": "BYTES", "shape": [1]}
     for blob in (b"\xff\xff\xff\xff", b"\x01\0\0", b"\x01\0\0\0\xff", b"\x01\0\0\0a\x01\0\0\0b"):
         with pytest.raises(Refused):
-            infer({"inputs": [text | {"parameters": {"binary_data_size": len(blob)}}]}, TEXT, "given", blob)
+            infer(
+                {"inputs": [text | {"parameters": {"binary_data_size": len(blob)}}]}, TEXT, header="given", blobs=blob
+            )
 
 
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(0, 300)))
@@ -191,7 +194,5 @@ def test_any_bytes_are_refused_or_read(body, header):
         lambda: decode_request(body, header, TEXT, CONTEXT, now=0.0),
         lambda: decode_response(body, header, id=""),
     ):
-        try:
+        with contextlib.suppress(Refused, Corrupt):
             read()
-        except (Refused, Corrupt):
-            pass

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,12 +65,12 @@ def test_pieces_mode_uses_the_tokenizers_offsets():
 
 
 def brute_force(emissions: np.ndarray, crf: Crf) -> float:
-    from itertools import product
+    from itertools import pairwise, product
 
     best = -np.inf
     for tags in product(range(emissions.shape[1]), repeat=len(emissions)):
         score = crf.start[tags[0]] + crf.end[tags[-1]] + sum(emissions[i, tag] for i, tag in enumerate(tags))
-        best = max(best, score + sum(crf.transitions[a, b] for a, b in zip(tags, tags[1:], strict=False)))
+        best = max(best, score + sum(crf.transitions[a, b] for a, b in pairwise(tags)))
     return best
 
 
@@ -83,7 +85,7 @@ def test_viterbi_finds_the_best_path_of_every_row(lengths, seed):
         assert len(tags) == length
         if length:
             score = crf.start[tags[0]] + crf.end[tags[-1]] + sum(emissions[row, i, tag] for i, tag in enumerate(tags))
-            score += sum(crf.transitions[a, b] for a, b in zip(tags, tags[1:], strict=False))
+            score += sum(crf.transitions[a, b] for a, b in pairwise(tags))
             assert score == pytest.approx(brute_force(emissions[row, :length], crf))
 
 

@@ -178,7 +178,7 @@ async def run_replica(settings: Settings, index: int) -> None:
         await process.run()
 
 
-async def run_demo(*, tour_only: bool, folder: Path | None) -> bool:
+async def run_demo(*, tour_only: bool, folder: Path | None, console: Console) -> bool:
     """The whole platform with a tour; whether every step held."""
     from cloud_core.demo.run import run_demo  # noqa: PLC0415 - only its own command
 
@@ -191,7 +191,7 @@ async def run_demo(*, tour_only: bool, folder: Path | None) -> bool:
                 program.stopping,
                 tour_only=tour_only,
                 folder=folder,
-                console=Console(),
+                console=console,
                 environment=config.environment_of_parent(),
             )
         finally:

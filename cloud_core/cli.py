@@ -8,10 +8,12 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
+from rich.console import Console
 
 from cloud_core import app as composition
 from cloud_core import config
 from cloud_core.config import Settings
+from shared.io import command_line
 from shared.io.program import execute
 from shared.protocol.errors import Refusal, Refused, TidelineError, Transient, Unavailable
 
@@ -145,15 +147,20 @@ def demo(
         bool, typer.Option("--tour", help="End after the tour; exit status 0 only if every step held.")
     ] = False,
     folder: Annotated[Path | None, typer.Option(help="Keep everything here; a temporary folder where absent.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run the whole platform on this machine and show what it does."""
     held = False
 
     async def run() -> None:
         nonlocal held
-        held = await composition.run_demo(tour_only=tour, folder=folder)
+        # Those who want JSON on standard output still see on the other stream how far it is.
+        console = Console(stderr=as_json)
+        held = await composition.run_demo(tour_only=tour, folder=folder, console=console)
 
     execute(run)
+    if as_json:
+        _say({"held": held}, "", as_json=True)
     if not held:
         sys.exit(Exit.FAILED)
 
@@ -212,7 +219,7 @@ def token_create(
 
 def main() -> None:
     """Entry point."""
-    cli()
+    command_line.run(cli, "cloud-core")
 
 
 def _execute(run: Callable[[Settings], Coroutine[Any, Any, None]], flags: dict[str, object], file: Path | None) -> None:
@@ -242,6 +249,9 @@ def _status(error: TidelineError) -> Exit:
     match error:
         case Refused(kind=Refusal.FORBIDDEN | Refusal.UNAUTHENTICATED):
             return Exit.REFUSED
+        case Refused(kind=Refusal.MALFORMED):
+            # Nobody is asked but this program's own rules: a flag or a setting has a value it cannot have.
+            return Exit.USAGE
         case Transient(why=Unavailable.UNREACHABLE):
             return Exit.UNREACHABLE
         case _:

@@ -11,6 +11,18 @@ from shared.io.program import lifeline_of
 from shared.protocol.errors import Refused
 
 PREFIX = "CLOUD_CORE_"
+RANGES = (
+    ("api_port", 0, 65535),
+    ("gateway_port", 0, 65535),
+    ("replica_port", 0, 65535),
+    ("mqtt_port", 0, 65535),
+    ("replicas", 0, 1024),
+    ("replica_threads", 1, 1024),
+    ("access_token_s", 1.0, 366 * 86400.0),
+    ("desired_valid_s", 1.0, 3660 * 86400.0),
+    ("lost_after_s", 0.1, 366 * 86400.0),
+)
+"""Numbers that are allowed, both ends included; NaN is in no range."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,14 +109,10 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
 
     """
     settings = mechanism.load(Settings, prefix=PREFIX, flags=flags, environment=os.environ, file=file)
-    for name in ("api_port", "gateway_port", "replica_port", "mqtt_port"):
+    for name, low, high in RANGES:
         value = getattr(settings, name)
-        if not 0 <= value <= 65535:
-            raise Refused("bad setting", field=name, value=value, allowed="0 to 65535")
-    for name in ("replicas", "replica_threads"):
-        value = getattr(settings, name)
-        if value < (0 if name == "replicas" else 1):
-            raise Refused("bad setting", field=name, value=value, allowed="a small whole number")
+        if not low <= value <= high:
+            raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
     if not settings.database_url.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
-from shared.io.durable import make_folder, write_durably
+from shared.io.durable import folder_of, write_durably
 from shared.io.signing import Signer
 
 SERVICE_USER = "cloud-core"
@@ -20,8 +20,13 @@ class Keys(NamedTuple):
 
 
 def load_or_create(folder: Path) -> Keys:
-    """The secrets in `folder`; missing ones are made, durably, before anybody can rely on them."""
-    make_folder(folder, mode=0o700)
+    """The secrets in `folder`; missing ones are made, durably, before anybody can rely on them.
+
+    Raises:
+        Refused: the folder cannot be made.
+
+    """
+    folder_of("data_dir", folder, mode=0o700)
     return Keys(
         generation=Signer.from_bytes(_kept(folder / "generation.key", Signer.generate().to_bytes())),
         access=Signer.from_bytes(_kept(folder / "access.key", Signer.generate().to_bytes())),

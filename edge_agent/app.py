@@ -52,6 +52,7 @@ from shared.serving.decide.admission import Limits
 from shared.serving.engine import Engine
 from shared.serving.faces import health, http
 from shared.serving.faces.readiness import Readiness
+from shared.serving.input_log import with_inputs_logged
 from shared.serving.metrics import EngineMetrics
 
 TENANT = "default"
@@ -169,9 +170,8 @@ async def _listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
 
     readiness = Readiness(catalog=core.engine, folder=settings.state if announced else None)
     app = web.Application(middlewares=middlewares(core.log))
-    app.add_routes(
-        http.routes(core.router, core.router, clock=core.clock, principal_of=principal_of, readiness=readiness)
-    )
+    answer = with_inputs_logged(core.router, core.log, on=settings.log_inputs)
+    app.add_routes(http.routes(answer, core.router, clock=core.clock, principal_of=principal_of, readiness=readiness))
     app.add_routes(
         health.routes(instance="edge-agent", registry=core.registry, readiness=readiness, details=core.standing.details)
     )

@@ -13,7 +13,7 @@ import typer
 from edge_agent import app as composition
 from edge_agent import ask, config
 from edge_agent.config import Settings
-from shared.io import logs
+from shared.io import command_line, logs
 from shared.io.program import Program, execute
 from shared.protocol.errors import Refusal, Refused, TidelineError, Transient, Unavailable
 
@@ -32,7 +32,6 @@ class Exit(IntEnum):
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="HTTP port; 0 is any free one.")]
-GrpcPort = Annotated[int | None, typer.Option(help="gRPC port; -1 for none.")]
 Uds = Annotated[str | None, typer.Option(help="Path of a Unix socket to listen on besides.")]
 StateDir = Annotated[str | None, typer.Option(help="Folder of what the device keeps.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
@@ -57,7 +56,6 @@ def run(
     *,
     host: Host = None,
     port: Port = None,
-    grpc_port: GrpcPort = None,
     uds: Uds = None,
     state_dir: StateDir = None,
     enrol_url: EnrolUrl = None,
@@ -71,7 +69,6 @@ def run(
     flags: dict[str, object] = {
         "host": host,
         "port": port,
-        "grpc_port": grpc_port,
         "uds": uds,
         "state_dir": state_dir,
         "enrol_url": enrol_url,
@@ -90,7 +87,6 @@ def serve(
     paths: Annotated[list[Path], typer.Argument(help="Folders with a bundle, or .onnx files.", metavar="PATH...")],
     host: Host = None,
     port: Port = None,
-    grpc_port: GrpcPort = None,
     uds: Uds = None,
     variant: Variant = None,
     threads: Threads = None,
@@ -101,7 +97,6 @@ def serve(
     flags: dict[str, object] = {
         "host": host,
         "port": port,
-        "grpc_port": grpc_port,
         "uds": uds,
         "variant": variant,
         "threads": threads,
@@ -168,7 +163,7 @@ def infer(
 
 def main() -> None:
     """Entry point."""
-    cli()
+    command_line.run(cli, "edge-agent")
 
 
 def _settings(flags: Mapping[str, object], file: Path | None) -> Settings:
@@ -180,10 +175,9 @@ def _settings(flags: Mapping[str, object], file: Path | None) -> Settings:
 
 def _serve(settings: Settings, build: Callable[[Settings, logs.Log], Coroutine[Any, Any, Program]]) -> None:
     file = Path(settings.log_file) if settings.log_file else None
-    log = logs.build("edge-agent", level=settings.log_level, file=file)
 
     async def main() -> None:
-        program = await build(settings, log)
+        program = await build(settings, logs.build("edge-agent", level=settings.log_level, file=file))
         await program.run(lifeline=config.lifeline())
 
     try:
@@ -218,6 +212,8 @@ def _status(error: TidelineError) -> Exit:
         case Refused(kind=Refusal.FORBIDDEN | Refusal.UNAUTHENTICATED):
             return Exit.REFUSED
         case Refused(field="enrol_url" | "enrol_token"):
+            return Exit.USAGE
+        case Refused(kind=Refusal.MALFORMED, field="state_dir" | "log_file"):
             return Exit.USAGE
         case Transient(why=Unavailable.UNREACHABLE):
             return Exit.UNREACHABLE

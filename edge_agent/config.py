@@ -11,15 +11,24 @@ from shared.io.program import lifeline_of
 from shared.protocol.errors import Refused
 
 PREFIX = "EDGE_AGENT_"
+RANGES = (
+    ("port", 0, 65535),
+    ("threads", 1, 1024),
+    ("queue_tokens", 512, 1 << 40),
+    ("spool_bytes", 100_000, 1 << 50),
+    ("mqtt_keepalive_s", 1, 65535),
+    ("telemetry_interval_s", 0.1, 86400.0),
+    ("drain_s", 0.0, 3600.0),
+)
+"""Numbers that are allowed, both ends included; NaN is in no range."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set; a port of 0 means any free one, -1 none."""
+    """Everything that can be set; a port of 0 means any free one."""
 
     state_dir: str = "./.tideline/edge"
     host: str = "127.0.0.1"
     port: int = 8090
-    grpc_port: int = 8091
     uds: str = ""
     """Path of a Unix socket to listen on besides; empty for none."""
     enrol_url: str = ""
@@ -60,17 +69,10 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
 
     """
     settings = mechanism.load(Settings, prefix=PREFIX, flags=flags, environment=os.environ, file=file)
-    for name in ("port", "grpc_port"):
+    for name, low, high in RANGES:
         value = getattr(settings, name)
-        if not -1 <= value <= 65535:
-            raise Refused("bad setting", field=name, value=value, allowed="-1 to 65535")
-    for name, low in (("threads", 1), ("queue_tokens", 512), ("spool_bytes", 100_000), ("mqtt_keepalive_s", 1)):
-        value = getattr(settings, name)
-        if value < low:
-            raise Refused("bad setting", field=name, value=value, allowed=f"{low} or more")
-    if not settings.telemetry_interval_s >= 0.1:
-        value = settings.telemetry_interval_s
-        raise Refused("bad setting", field="telemetry_interval_s", value=value, allowed="0.1 or more")
+        if not low <= value <= high:
+            raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
     return settings

@@ -89,7 +89,7 @@ def build_api(  # noqa: PLR0917 - what a composition hands over, in one order ev
         ("/live", health.live),
         ("/ready", health.ready),
         ("/health", health.health),
-        ("/healthz", health.health),
+        ("/healthz", health.live),
         ("/metrics", health.metrics),
         ("/metrics/json", health.metrics_json),
     ):

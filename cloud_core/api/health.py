@@ -1,6 +1,7 @@
 """`/live /ready /health /healthz /metrics /metrics/json` of the API process."""
 
 import asyncio
+import os
 
 from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -9,17 +10,20 @@ from cloud_core.api.routes import Api
 from cloud_core.store.database import ping
 from shared.io.web import json_response
 from shared.protocol.errors import Transient
+from shared.serving.decide.readiness import Check, Verdict
+from shared.serving.faces.health import as_json
+from shared.serving.faces.readiness import Readiness
 
 PATIENCE_S = 2.0
 
 
 class Health:
-    """Answers for the process; `feed` is its background task."""
+    """Answers for the process as every other does; `feed` is its background task."""
 
     def __init__(self, api: Api, *, version: str) -> None:
         self._api = api
         self._version = version
-        self._started_at = api.clock.wall()
+        self._began = api.clock.monotonic()
         self.feed: asyncio.Task[None] | None = None
 
     async def live(self, _request: web.Request) -> web.Response:
@@ -28,42 +32,44 @@ class Health:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """May traffic come: the database answers and the event stream runs."""
-        reasons = await self._reasons()
-        return json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        verdict = await self._verdict()
+        return json_response(verdict, status=200 if verdict.ready else 503)
 
     async def health(self, _request: web.Request) -> web.Response:
         """Who this is and how it is."""
-        reasons = await self._reasons()
+        verdict = await self._verdict()
         value = {
-            "status": "degraded" if reasons else "ok",
+            "status": "ok" if verdict.ready else "not-ready",
             "instance": "cloud-core/api",
             "version": self._version,
-            "started_at": self._started_at,
-            "reasons": reasons,
+            "pid": os.getpid(),
+            "uptime_s": round(self._api.clock.monotonic() - self._began, 3),
+            "ready": verdict.ready,
+            "reasons": verdict.reasons,
+            "models": verdict.models,
         }
-        return json_response(value, status=503 if reasons else 200)
+        return json_response(value)
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus' text."""
         return web.Response(body=generate_latest(self._api.registry), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def metrics_json(self, _request: web.Request) -> web.Response:
-        """The same as JSON: by metric, its samples."""
-        value = {
-            metric.name: [{"name": s.name, "labels": s.labels, "value": s.value} for s in metric.samples]
-            for metric in self._api.registry.collect()
-        }
-        return json_response(value)
+        """The same as JSON."""
+        return json_response(as_json(self._api.registry))
 
-    async def _reasons(self) -> dict[str, str]:
-        reasons: dict[str, str] = {}
+    async def _verdict(self) -> Verdict:
+        database = ""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await ping(self._api.engine)
         except TimeoutError:
-            reasons["database"] = "no answer"
+            database = "no answer"
         except Transient as error:
-            reasons["database"] = error.message
-        if self.feed is None or self.feed.done():
-            reasons["events"] = "the event stream stopped"
-        return reasons
+            database = error.message
+        fed = self.feed is not None and not self.feed.done()
+        checks = (
+            Check(name="database", ok=not database, detail=database),
+            Check(name="events", ok=fed, detail="the event stream stopped"),
+        )
+        return Readiness(checks=lambda: checks, folder=self._api.settings.data).verdict()

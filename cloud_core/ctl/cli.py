@@ -11,6 +11,7 @@ from cloud_core.ctl import config, devices, groups, models, policies
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.output import AsJson, Options, called, console, say, status_of, target
 from cloud_core.ctl.top import top
+from shared.io import command_line
 from shared.protocol.errors import TidelineError
 
 cli = typer.Typer(name="fleetctl", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -68,7 +69,7 @@ def login(
 def main() -> None:
     """Entry point."""
     try:
-        cli()
+        command_line.run(cli, "fleetctl")
     except TidelineError as error:
         console(stderr=True).print(f"fleetctl: {error.message}", markup=False, soft_wrap=True)
         sys.exit(status_of(error))

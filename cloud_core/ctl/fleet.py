@@ -92,7 +92,8 @@ def requests(summary: Summary | None) -> str:
     """How many, and where they were answered."""
     if summary is None:
         return "-"
-    where = ", ".join(f"{count} {place}" for place, count in sorted(summary.where.items()))
+    words = {"none": "refused"}
+    where = ", ".join(f"{count} {words.get(place, place)}" for place, count in sorted(summary.where.items()))
     return f"{summary.requests} ({where})" if where else str(summary.requests)
 
 

@@ -33,7 +33,7 @@ function ago(at) {
 
 function answered(telemetry) {
   if (!telemetry) return ["–"];
-  const parts = { ...telemetry.where, ...(telemetry.shed ? { shed: telemetry.shed } : {}) };
+  const parts = Object.fromEntries(Object.entries(telemetry.where).map(([where, count]) => [where === "none" ? "refused" : where, count]));
   const total = sum(Object.values(parts));
   if (!total) return ["–"];
   const bar = element("span", { className: "split" });

@@ -199,7 +199,6 @@ class Platform:
             own = {
                 "EDGE_AGENT_STATE_DIR": str(self.folder / "edges" / name),
                 "EDGE_AGENT_PORT": str(self.ports.edges[len(self.edges)]),
-                "EDGE_AGENT_GRPC_PORT": "-1",
                 "EDGE_AGENT_ENROL_URL": self.api,
                 "EDGE_AGENT_ENROL_TOKEN": token or "",
                 "EDGE_AGENT_TELEMETRY_INTERVAL_S": "2",

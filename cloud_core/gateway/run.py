@@ -27,6 +27,7 @@ from shared.io.logs import Log
 from shared.io.mqtt import MqttLink
 from shared.io.program import Program
 from shared.io.web import Site
+from shared.serving.input_log import with_inputs_logged
 
 TOKENS_REMEMBERED_S = 5.0
 """How long a verdict about a token stands: a revoked one works this much longer at the most."""
@@ -89,7 +90,7 @@ async def run_gateway(
         draw=draw,
     )
     parts = Parts(
-        balancer=balancer,
+        answer=with_inputs_logged(balancer, log, on=settings.log_inputs),
         catalog=catalog,
         fleet=fleet,
         watch=watch,

@@ -7,7 +7,6 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from cloud_core.gateway.access import Access
-from cloud_core.gateway.balancer import Balancer
 from cloud_core.gateway.catalog import GatewayCatalog
 from cloud_core.gateway.explanations import Explanations
 from cloud_core.gateway.fleet import Fleet
@@ -15,6 +14,7 @@ from cloud_core.gateway.watch import Watch
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.io.web import MAX_BODY, json_response, middlewares
+from shared.serving.answer import Answer
 from shared.serving.decide.readiness import Check
 from shared.serving.faces import health, http
 from shared.serving.faces.readiness import Readiness
@@ -23,7 +23,7 @@ from shared.serving.faces.readiness import Readiness
 class Parts(NamedTuple):
     """What the application is made of."""
 
-    balancer: Balancer
+    answer: Answer
     catalog: GatewayCatalog
     fleet: Fleet
     watch: Watch
@@ -60,7 +60,7 @@ def build_gateway(parts: Parts) -> web.Application:
     )
     application.add_routes(
         http.routes(
-            parts.balancer,
+            parts.answer,
             parts.catalog,
             clock=parts.clock,
             principal_of=parts.access.tenant,

@@ -41,7 +41,9 @@ async def run_replica(
     """
     engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), where=Where.CLOUD)
     site = Site(cancel_on_disconnect=True)
-    application = build_replica(name, engine, folder=folder, registry=registry, log=log, clock=clock)
+    application = build_replica(
+        name, engine, folder=folder, registry=registry, log=log, clock=clock, log_inputs=settings.log_inputs
+    )
     port = await site.start(application, host=settings.replica_host, port=port)
     replica = LocalReplica(
         engine,

@@ -17,12 +17,20 @@ from shared.protocol.topics import Header
 from shared.serving.engine import Engine
 from shared.serving.faces import health, http
 from shared.serving.faces.readiness import Readiness
+from shared.serving.input_log import with_inputs_logged
 
 DEFAULT_TENANT = "default"
 
 
 def build_replica(
-    name: str, engine: Engine, *, folder: Path, registry: CollectorRegistry, log: Log, clock: Clock
+    name: str,
+    engine: Engine,
+    *,
+    folder: Path,
+    registry: CollectorRegistry,
+    log: Log,
+    clock: Clock,
+    log_inputs: bool = False,
 ) -> web.Application:
     """The application of replica `name`, which writes to `folder`."""
 
@@ -33,6 +41,7 @@ def build_replica(
     readiness = Readiness(catalog=engine, folder=folder)
     application = web.Application(middlewares=middlewares(log), client_max_size=MAX_BODY)
     application.add_routes(health.routes(instance=f"cloud-core/{name}", registry=registry, readiness=readiness))
-    application.add_routes(http.routes(engine, engine, clock=clock, principal_of=tenant_of, readiness=readiness))
+    answer = with_inputs_logged(engine, log, on=log_inputs)
+    application.add_routes(http.routes(answer, engine, clock=clock, principal_of=tenant_of, readiness=readiness))
     application.add_routes([load_route(engine)])
     return application

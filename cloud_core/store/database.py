@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from shared.io.durable import make_folder
+from shared.io.durable import folder_of
 from shared.protocol.errors import Corrupt, Transient, Unavailable
 
 Connection = AsyncConnection
@@ -131,7 +131,7 @@ def migrations_folder() -> Path:
 
 def _make_parent(url: sa.URL) -> None:
     if url.get_backend_name() == "sqlite" and url.database:
-        make_folder(Path(url.database).absolute().parent)
+        folder_of("database_url", Path(url.database).absolute().parent)
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -53,6 +53,25 @@ def make_folder(folder: Path, *, mode: int = 0o755) -> None:
     sync_folder(folder.parent)
 
 
+def folder_of(setting: str, folder: Path, *, mode: int = 0o755) -> Path:
+    """The folder a setting names, made where it is missing.
+
+    Raises:
+        Refused: it cannot be made; names the setting.
+
+    """
+    try:
+        make_folder(folder, mode=mode)
+    except OSError as error:
+        raise _unusable(setting, folder, error) from error
+    return folder
+
+
+def _unusable(setting: str, folder: Path, error: OSError) -> Refused:
+    text = f"the folder cannot be used: {error.strerror}"
+    return Refused(text, field=setting, value=str(folder), allowed="a folder this process may write to")
+
+
 class FolderLock:
     """One process per folder: an advisory lock the kernel gives back when the process ends, however it ends."""
 
@@ -66,11 +85,14 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            Refused: another process holds it.
+            Refused: another process holds it, or the folder cannot be had.
 
         """
-        make_folder(self._folder)
-        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        folder_of(self._field, self._folder)
+        try:
+            handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise _unusable(self._field, self._folder, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

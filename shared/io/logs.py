@@ -10,6 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from shared.protocol.errors import Refused
+
 Log = structlog.typing.FilteringBoundLogger
 
 
@@ -20,11 +22,19 @@ def build(
 
     Every line has `event`, `level`, `at` (ISO 8601 UTC) and `program`; context bound with `structlog.contextvars`
     (`request_id`) is merged in.
+
+    Raises:
+        Refused: the file cannot be written.
+
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.handlers.RotatingFileHandler(file, maxBytes=max_bytes, backupCount=backups))
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.handlers.RotatingFileHandler(file, maxBytes=max_bytes, backupCount=backups))
+        except OSError as error:
+            message = f"the log cannot be written: {error.strerror}"
+            raise Refused(message, field="log_file", value=str(file), allowed="a file that can be written") from error
     sink = logging.Logger(program)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

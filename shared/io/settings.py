@@ -14,6 +14,7 @@ import msgspec
 from shared.protocol.errors import Refused
 
 S = TypeVar("S", bound=msgspec.Struct)
+_KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def load(
@@ -45,7 +46,8 @@ def load(
         try:
             values[field.name] = msgspec.convert(raw, field.type, strict=False)
         except msgspec.ValidationError as error:
-            raise Refused("bad setting", field=field.name, value=raw, allowed=str(error)) from error
+            allowed = _KINDS.get(field.type, str(error))
+            raise Refused("bad setting", field=field.name, value=raw, allowed=allowed) from error
     try:
         return into(**values)
     except TypeError as error:

@@ -2,8 +2,7 @@
 
 Invariants:
 
-* every error leaves as one of three shapes, chosen by path (`shape_of`): `{"error": "…"}` under `/v2`, OpenAI's envelope
-  under `/v1/{embeddings,completions,chat,models}`, an RFC 9457 problem document elsewhere;
+* every error leaves as one of three shapes, chosen by path (`shared.io.problems.shape_of`);
 * a client never sees a traceback; an exception outside the taxonomy is logged once, with the request's id, and is a 500;
 * every response carries `X-Request-Id`, the caller's own where it is well formed, and no `Server` header;
 * no body is read past its limit.
@@ -129,7 +128,9 @@ async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
             if size > limit:
                 raise _too_large(size, limit)
             parts.append(part)
-    except (web.PayloadAccessError, ClientPayloadError, HttpProcessingError) as error:
+    except (web.RequestPayloadError, web.PayloadAccessError, ClientPayloadError, HttpProcessingError) as error:
+        # Or aiohttp would try to read the rest once the answer is out; the connection ends with that answer.
+        request.content.feed_eof()
         raise Refused("the body could not be read", field="body") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -145,8 +146,8 @@ async def read_json(request: web.Request, into: type[T], *, limit: int = MAX_BOD
         Refused: another media type than JSON (415), too large (413), not JSON or a field of the wrong type (400), naming it.
 
     """
-    if hdrs.CONTENT_TYPE in request.headers:
-        # Saying nothing is taken as JSON.
+    # Saying nothing is taken as JSON, and a body that may be absent and is has no type to check.
+    if hdrs.CONTENT_TYPE in request.headers and (request.body_exists or not optional):
         check_media_type(request.content_type, JSON)
     body = await read_body(request, limit)
     return json_of(body or b"{}" if optional else body, into)
@@ -289,7 +290,7 @@ class Site:
         known = request.get(REQUEST_ID)
         if known is not None:
             headers[Header.REQUEST_ID] = known
-        if self._stopping:
+        if self._stopping or request.content.exception() is not None:
             response.force_close()
             headers[hdrs.CONNECTION] = "close"
 

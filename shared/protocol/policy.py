@@ -122,7 +122,7 @@ def policy_of(document: object) -> Policy:
     try:
         policy = msgspec.convert(document, Policy, strict=True)
     except msgspec.ValidationError as error:
-        raise _refused(error) from error
+        raise _refused(error, document) from error
     _check(policy, "$")
     for name, override in policy.models.items():
         names.checked("model", name, field=f"$.models.{name}")
@@ -130,14 +130,28 @@ def policy_of(document: object) -> Policy:
     return policy
 
 
-def _refused(error: msgspec.ValidationError) -> Refused:
-    text, path = str(error).partition(" - at ")[0], path_in(error)
+def _refused(error: msgspec.ValidationError, document: object) -> Refused:
+    text, path = _placed(error, document)
     unknown = text.partition("unknown field `")[2].rstrip("`")
     if not unknown:
         return Refused(text, kind=Refusal.UNPROCESSABLE, field=path)
     known = Override if path.startswith("$.models") else CloudBudget if path.endswith("cloud_budget") else Policy
     allowed = ", ".join(known.__struct_fields__)
     return Refused("unknown key", kind=Refusal.UNPROCESSABLE, field=f"{path}.{unknown}", allowed=allowed)
+
+
+def _placed(error: msgspec.ValidationError, document: object) -> tuple[str, str]:
+    """What is wrong, and where; msgspec leaves out the key of a mapping, so the model is found by looking at each alone."""
+    text, path = str(error).partition(" - at ")[0], path_in(error)
+    models = document.get("models") if isinstance(document, dict) else None
+    if path.startswith("$.models[...]") and isinstance(models, dict):
+        for name, override in models.items():
+            try:
+                msgspec.convert(override, Override, strict=True)
+            except msgspec.ValidationError as own:
+                text, inner = str(own).partition(" - at ")[0], path_in(own)
+                return text, f"$.models.{name}{inner.removeprefix('$')}"
+    return text, path
 
 
 def _check(rules: Policy | Override, path: str) -> None:

@@ -29,7 +29,7 @@ from shared.serving.queue import BatchQueue, Entry, Permit, Sink
 from shared.serving.sessions.session import Session
 from shared.serving.sinks import Gathering
 from shared.serving.tasks.task import Prepared, Task
-from shared.serving.worker import Worker
+from shared.serving.worker import Ran, Worker
 
 INLINE = 256
 """Code points that are tokenized on the loop's thread: it takes about as long as handing them to another would."""
@@ -85,7 +85,7 @@ class LoadedModel:
             queue=self.queue,
             clock=clock,
             log=log.bind(model=name, version=self.version, variant=variant),
-            ran=self.meter.ran,
+            ran=self._ran,
         )
         self.enter(ModelState.LOADING)
 
@@ -216,6 +216,11 @@ class LoadedModel:
                     raise
                 raise renamed(error, f"texts[{i}]") from error
         return found
+
+    def _ran(self, ran: Ran) -> None:
+        if self.state is not ModelState.WARMING:
+            # Metrics and statistics tell of requests; what warming computes nobody asked for.
+            self.meter.ran(ran)
 
     async def _computed(self, items: Sequence[object]) -> tuple[Result, ...]:
         prepared = await self.prepare(items, {"truncate": True})

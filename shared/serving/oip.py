@@ -260,7 +260,13 @@ def _texts(arrays: Mapping[str, Array], model: Listed) -> tuple[str, ...]:
         raise Refused(message, kind=Refusal.UNPROCESSABLE, field="inputs", allowed=f"input {TEXT_INPUT.name} of BYTES")
     array = arrays[TEXT_INPUT.name]
     if datatype_of(array) != "BYTES":
-        raise Refused("wrong datatype", field="inputs[0].datatype", value=datatype_of(array), allowed="BYTES")
+        raise Refused(
+            "wrong datatype",
+            kind=Refusal.UNPROCESSABLE,
+            field="inputs[0].datatype",
+            value=datatype_of(array),
+            allowed="BYTES",
+        )
     return texts_in(array, "inputs[0]")
 
 

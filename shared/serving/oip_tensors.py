@@ -58,18 +58,28 @@ def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> 
         values = np.asarray(data)
     except (ValueError, OverflowError) as error:
         raise Refused("rows of unequal length, or of mixed types", field=f"{field}.data") from error
+    if datatype == "UINT64" and values.dtype.kind == "f":
+        # Numbers on both sides of 2**63 have no integer type in common for numpy, which takes float64 and loses digits.
+        exact: list[object] = np.asarray(data, dtype=np.object_).ravel().tolist()
+        if all(type(value) is int and 0 <= value < 2**64 for value in exact):
+            values = np.asarray(exact, dtype=np.uint64)
     _check_count(values.size, size, shape, field)
     if size == 0:
         return np.empty(shape, dtype=NUMPY[datatype])
     if values.dtype.kind not in _KINDS.get(datatype, "iu"):
-        raise Refused("values of another type", field=f"{field}.data", value=values.flat[0], allowed=datatype)
+        raise Refused("values of another type", field=f"{field}.data", allowed=datatype)
     if datatype.startswith(("INT", "UINT")):
         bounds = np.iinfo(np.dtype(NUMPY[datatype]))
         low, high = int(values.min()), int(values.max())
         if low < bounds.min or high > bounds.max:
             value = low if low < bounds.min else high
             raise Refused("out of range", field=f"{field}.data", value=value, allowed=f"{bounds.min} to {bounds.max}")
-    return values.astype(NUMPY[datatype]).reshape(shape)
+    with np.errstate(over="ignore"):
+        array = values.astype(NUMPY[datatype]).reshape(shape)
+    # JSON has no infinity, so one that is there now was a number the datatype cannot hold.
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise Refused("out of range", field=f"{field}.data", value=float(np.abs(values).max()), allowed=datatype)
+    return array
 
 
 def from_binary(datatype: str, shape: Sequence[int], raw: memoryview, field: str) -> Array:
@@ -143,13 +153,18 @@ def _bytes_elements(raw: memoryview, size: int, field: str) -> Array:
 
 def _flat(data: list[object], field: str) -> list[str]:
     found: list[str] = []
-    for value in data:
-        if isinstance(value, list):
-            found += _flat(value, field)
-        elif isinstance(value, str):
+    # Lists may be nested as deep as the JSON decoder allows: no recursion here.
+    waiting = [iter(data)]
+    while waiting:
+        for value in waiting[-1]:
+            if isinstance(value, list):
+                waiting.append(iter(value))
+                break
+            if not isinstance(value, str):
+                raise Refused("values of another type", field=f"{field}.data", value=value, allowed="text (BYTES)")
             found.append(value)
         else:
-            raise Refused("values of another type", field=f"{field}.data", value=value, allowed="text (BYTES)")
+            waiting.pop()
     return found
 
 

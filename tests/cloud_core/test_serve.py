@@ -177,5 +177,5 @@ def test_people_and_tokens_from_the_command_line(tmp_path: Path, monkeypatch: py
     assert "there is a user of that name" in twice.stderr
     assert len(twice.stderr.splitlines()) == 1
     unknown = run("token", "create", "x", "--role", "cook")
-    assert unknown.exit_code == 1
+    assert unknown.exit_code == 2
     assert "allowed: admin" in unknown.stderr

@@ -99,3 +99,10 @@ def test_units_start_installed_programs_with_known_settings(unit):
     ]
     assert named_in_unit
     assert all(name.removeprefix(prefix).lower() in settings.__struct_fields__ for name in named_in_unit)
+
+
+def test_no_pod_is_told_of_services_by_environment(base):
+    """Kubernetes would set CLOUD_CORE_PORT for a service called cloud-core, and the programs refuse settings they do not know."""
+    for document, _ in [*containers(base), *containers(rendered("overlays/single-node"))]:
+        if document["metadata"]["name"] != "postgres":
+            assert document["spec"]["template"]["spec"]["enableServiceLinks"] is False, document["metadata"]["name"]

@@ -57,7 +57,7 @@ class Mosquitto:
 class Scene:
     """The platform, its REST client, and the one event loop they live on."""
 
-    def __init__(self, folder: Path, broker: str) -> None:
+    def __init__(self, folder: Path, broker: str, *, database_url: str | None = None) -> None:
         self.folder = folder
         self.broker = broker
         ports, _ = choose_ports(len(EDGES), usual=False)
@@ -65,6 +65,8 @@ class Scene:
         self.platform = Platform(
             folder, ports, environment=os.environ, admin_password=PASSWORD, embedded_broker=embedded
         )
+        if database_url is not None:
+            self.platform.set_cloud(database_url=database_url)
         self.mosquitto: Mosquitto | None = None
         if not embedded:
             self.mosquitto = Mosquitto(folder / "mosquitto", ports.mqtt)

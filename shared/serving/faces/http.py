@@ -1,7 +1,9 @@
 """The HTTP face: all inference routes, and Open Inference Protocol v2 itself. Parse, ask the one port, respond."""
 
+import asyncio
 import importlib.metadata
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -59,6 +61,10 @@ def routes(
     return [*routes, *plain.routes(ports), *openai.routes(ports)]
 
 
+LARGE = 256 * 1024
+"""Bytes from which a body is decoded off the loop: milliseconds that other requests would wait."""
+
+
 class _IndexRequest(msgspec.Struct):
     ready: bool = False
 
@@ -80,7 +86,9 @@ class OipFace:
             # aiohttp says octet-stream where a client says nothing, as tritonclient does.
             check_media_type(request.content_type, JSON, BINARY)
         body = await read_body(request, self._ports.max_body)
-        asked, wishes = decode_request(body, _header_length(request), model, context, now=self._ports.clock.monotonic())
+        now = self._ports.clock.monotonic()
+        decode = partial(decode_request, body, _header_length(request), model, context, now=now)
+        asked, wishes = await asyncio.to_thread(decode) if len(body) > LARGE else decode()
         if asked.texts is not None:
             checked_count(asked.texts, "inputs[0].shape")
         response = await self._ports.answer.answer(asked)

@@ -20,12 +20,16 @@ _SAMPLING = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "sto
 
 
 class EmbeddingsBody(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /v1/embeddings`; fields this server has no use for are ignored, as OpenAI's own servers do."""
+    """`POST /v1/embeddings`; fields this server has no use for are ignored, as OpenAI's own servers do.
+
+    `parameters` is ours: `{"truncate": true}`, as everywhere.
+    """
 
     model: str
     input: object
     encoding_format: str = "float"
     dimensions: int | None = None
+    parameters: dict[str, object] = {}
 
 
 class CompletionsBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +80,7 @@ def routes(ports: Ports) -> list[web.RouteDef]:
         texts = checked_count(_texts(body.input, "input"), "input")
         context = _pinned(context, body.model)
         model = _of_task(ports, context, body.model, TaskKind.TEXT_EMBEDDING)
-        response = await ports.answer.answer(_asked(context, model, texts, {}, request))
+        response = await ports.answer.answer(_asked(context, model, texts, body.parameters, request))
         vectors = [result for result in response.results if isinstance(result, Embedding)]
         if len(vectors) != len(texts):
             raise Corrupt("the model gave no embeddings")
@@ -88,6 +92,7 @@ def routes(ports: Ports) -> list[web.RouteDef]:
             "object": "list",
             "data": [
                 {"object": "embedding", "index": i, "embedding": _vector(vector, body.encoding_format)}
+                | ({"truncated": True} if vector.truncated else {})
                 for i, vector in enumerate(vectors)
             ],
             "model": response.model,

@@ -36,15 +36,15 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Single(Asked, frozen=True, kw_only=True):
     """The body of `/predict`."""
 
-    input_text: str | None = None
-    text: str | None = None
+    input_text: str | list[str] | None = None
+    text: str | list[str] | None = None
 
 
 class Batch(Asked, frozen=True, kw_only=True):
     """The body of `/batch_predict`."""
 
-    input_texts: list[str] | None = None
-    texts: list[str] | None = None
+    input_texts: str | list[str] | None = None
+    texts: str | list[str] | None = None
 
 
 def routes(ports: Ports) -> list[web.RouteDef]:
@@ -53,10 +53,12 @@ def routes(ports: Ports) -> list[web.RouteDef]:
     async def predict(request: web.Request) -> web.Response:
         context = await context_of(request, ports)
         body = await read_json(request, Single, limit=ports.max_body)
-        text = body.input_text if body.input_text is not None else body.text
-        if text is None:
-            raise Refused("missing field", field="input_text", allowed="the text, as input_text or text")
-        response = await ports.answer.answer(_request(context, body, (text,), ports, request.content_length))
+        texts = _texts(body.input_text, body.text, "input_text")
+        if len(texts) != 1:
+            raise Refused(
+                "not one text", field="input_text", value=len(texts), allowed="one; /batch_predict takes more"
+            )
+        response = await ports.answer.answer(_request(context, body, texts, ports, request.content_length))
         document = _document(response, body)
         document["result"] = result = plain_of(response.results[0])
         if result.get("truncated"):
@@ -66,16 +68,22 @@ def routes(ports: Ports) -> list[web.RouteDef]:
     async def batch_predict(request: web.Request) -> web.Response:
         context = await context_of(request, ports)
         body = await read_json(request, Batch, limit=ports.max_body)
-        texts = body.input_texts if body.input_texts is not None else body.texts
-        if texts is None:
-            raise Refused("missing field", field="input_texts", allowed="the texts, as input_texts or texts")
-        asked = _request(context, body, checked_count(tuple(texts), "input_texts"), ports, request.content_length)
+        texts = checked_count(_texts(body.input_texts, body.texts, "input_texts"), "input_texts")
+        asked = _request(context, body, texts, ports, request.content_length)
         response = await ports.answer.answer(asked)
         document = _document(response, body)
         document["results"] = [plain_of(result) for result in response.results]
         return json_response(document, headers=headers_of(response))
 
     return [web.post("/predict", predict), web.post("/batch_predict", batch_predict)]
+
+
+def _texts(long: str | list[str] | None, short: str | list[str] | None, field: str) -> tuple[str, ...]:
+    """The texts under either name; one by itself is a list of one."""
+    given = long if long is not None else short
+    if given is None:
+        raise Refused("missing field", field=field, allowed=f"{field}, or {field.removeprefix('input_')}")
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def chosen(models: Sequence[Listed], body: Asked) -> Listed:

@@ -15,6 +15,8 @@ from shared.protocol.errors import Corrupt, Refusal, Refused, shortened
 from shared.serving.answer import Array
 from shared.serving.tasks.task import Prepared
 
+_SPARE = 64
+"""Code points per token of the limit that are looked at: blanks and long words give fewer tokens than code points."""
 _CACHED = 65_536
 """Code points whose pieces are remembered; more than a language uses."""
 
@@ -53,10 +55,11 @@ class Encoder:
             Refused: longer than the model's limit and not to be truncated.
 
         """
-        encoding = self._tokenizer.encode(_without_surrogates(text))
+        bounded = self._bounded(text, truncate)
+        encoding = self._tokenizer.encode(_without_surrogates(bounded))
         ids, types = encoding.ids, encoding.type_ids
         if len(ids) <= self.max_length:
-            return Encoded(ids=ids, types=types)
+            return Encoded(ids=ids, types=types, truncated=len(bounded) < len(text))
         self._check_length(len(ids), truncate)
         return Encoded(
             ids=[*ids[: self.max_length - 1], ids[-1]],
@@ -73,7 +76,7 @@ class Encoder:
         """
         ids = [self._first]
         places: list[int] = []
-        for character in text:
+        for character in self._bounded(text, truncate):
             places.append(len(ids))
             ids.extend(self._pieces.get(character) or self._piece(character))
         ids.append(self._last)
@@ -93,11 +96,12 @@ class Encoder:
 
         """
         # U+FFFD keeps the offsets of what follows a lone surrogate true; dropping it would shift them.
-        encoding = self._tokenizer.encode("".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text))
+        bounded = self._bounded(text, truncate)
+        encoding = self._tokenizer.encode("".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in bounded))
         ids, types = encoding.ids, encoding.type_ids
         places = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
-        cut = len(ids) > self.max_length
-        if cut:
+        cut = len(ids) > self.max_length or len(bounded) < len(text)
+        if len(ids) > self.max_length:
             self._check_length(len(ids), truncate)
             ids = [*ids[: self.max_length - 1], ids[-1]]
             types = [*types[: self.max_length - 1], types[-1]]
@@ -117,6 +121,21 @@ class Encoder:
             mask[row, :length] = 1
             types[row, :length] = item.types
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+    def _bounded(self, text: str, truncate: bool) -> str:
+        # A body of megabytes must not be tokenized only to learn that it is too long.
+        limit = self.max_length * _SPARE
+        if len(text) <= limit:
+            return text
+        if not truncate:
+            raise Refused(
+                f"the text is too long for the model: {len(text)} characters, the limit is {self.max_length} tokens",
+                kind=Refusal.UNPROCESSABLE,
+                field="text",
+                value=len(text),
+                allowed=f"at most {self.max_length} tokens, or parameters.truncate true",
+            )
+        return text[:limit]
 
     def _check_length(self, length: int, truncate: bool) -> None:
         if not truncate:

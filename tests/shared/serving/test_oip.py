@@ -145,6 +145,9 @@ REFUSED = [
     (one(datatype="UINT8", data=[1, 2, 256]), "inputs[0].data"),
     (one(datatype="INT8", data=[1, 2, -129]), "inputs[0].data"),
     (one(datatype="INT32", data=[1, 2, 2.5]), "inputs[0].data"),
+    (one(data=[1, 2, 1e300]), "inputs[0].data"),
+    (one(datatype="FP16", data=[1, 2, 70_000]), "inputs[0].data"),
+    (one(data=[1, 2, 10**30]), "inputs[0].data"),
     (one(datatype="BOOL", data=[1, 2, 3]), "inputs[0].data"),
     (one(datatype="BYTES", data=[1, 2, 3]), "inputs[0].data"),
     (one(data=[1, 2, 3], parameters={"binary_data_size": 12}), "inputs[0].parameters.binary_data_size"),
@@ -161,6 +164,14 @@ def test_refusals_name_the_field(document, field):
     with pytest.raises(Refused) as caught:
         infer(document)
     assert caught.value.field.startswith(field)
+
+
+def test_lists_may_be_nested_as_deep_as_json_goes():
+    deep = "a"
+    for _ in range(900):
+        deep = [deep]
+    request, _ = infer({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": deep}]}, TEXT)
+    assert request.texts == ("a",)
 
 
 def test_refusals_of_text_models():

@@ -136,3 +136,15 @@ def test_over_long_texts_are_cut_between_pieces_and_say_so():
     assert (cut.ids[-1], len(cut.ids), len(cut.places), cut.truncated) == (SEP, 5, 3, True)
     whole = short.text("王明去北京", truncate=True)
     assert (whole.ids[0], whole.ids[-1], len(whole.ids)) == (CLS, SEP, 5)
+
+
+@pytest.mark.parametrize("encode", ["text", "characters", "pieces"])
+def test_megabytes_are_refused_or_cut_without_being_tokenized(encode):
+    encoder = Encoder(tokenizer(), max_length=5)
+    huge = "王" * 5_000_000
+    with pytest.raises(Refused, match="the limit is 5 tokens"):
+        getattr(encoder, encode)(huge, truncate=False)
+    for text in (huge, "王" + " " * 5_000_000):
+        cut = getattr(encoder, encode)(text, truncate=True)
+        assert cut.truncated
+        assert len(cut.ids) <= 5

@@ -1,0 +1,368 @@
+"""Section 3: inference over HTTP, as any client sees it: paths, statuses, bodies, headers."""
+
+import base64
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.contract.conftest import Door, Edge
+from tests.edge_agent.test_agent import running
+
+pytestmark = pytest.mark.xdist_group("contract-edge")
+
+TEXT = "这家店的牛肉面汤头很鲜，分量也足，下次还会再来。"
+OTHER = "等了一个小时，菜还是凉的。"
+LONG = "长" * 500
+INFER = "/v2/models/sentiment-zh/infer"
+LIMIT = "128"
+
+
+def tensor(*texts: str, **changes: object) -> dict[str, Any]:
+    return {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts)} | changes
+
+
+def oip(*texts: str, **more: object) -> dict[str, Any]:
+    return {"inputs": [tensor(*texts)], **more}
+
+
+def outputs(answer: Any) -> dict[str, Any]:
+    return {each["name"]: each for each in answer.json["outputs"]}
+
+
+def test_open_inference_protocol_tells_of_server_and_models(edge: Edge) -> None:
+    server = edge.get("/v2").json
+    assert server["name"] == "tideline"
+    assert {"binary_tensor_data", "schedule_policy", "model_repository", "statistics"} <= set(server["extensions"])
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/ner-zh/ready"):
+        assert edge.get(path).status == 200, path
+    for path in ("/v2/models/sentiment-zh", "/v2/models/sentiment-zh/versions/1.0.0"):
+        model = edge.get(path).json
+        assert {"name", "versions", "platform", "inputs", "outputs"} <= model.keys()
+        assert model["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+        assert edge.get(f"{path}/ready").status == 200
+    assert edge.get("/v2/models/double").json["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+    index = edge.post("/v2/repository/index", {"ready": True}).json
+    assert {each["name"] for each in index} == {"sentiment-zh", "ner-zh", "embed-zh", "double"}
+    assert all(each.keys() == {"name", "version", "state", "reason"} and each["state"] == "READY" for each in index)
+
+
+def test_statistics_count_requests_and_nothing_else(edge: Edge) -> None:
+    def counted() -> dict[str, Any]:
+        (found,) = edge.get("/v2/models/embed-zh/versions/1.0.0/stats").json["model_stats"]
+        return found
+
+    before = counted()
+    edge.post("/v2/models/embed-zh/infer", oip(TEXT, OTHER))
+    edge.post("/v2/models/embed-zh/infer", oip(LONG))
+    after = counted()
+    assert after["inference_count"] - before["inference_count"] == 2
+    assert after["execution_count"] - before["execution_count"] in (1, 2)
+    assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
+    assert after["inference_stats"]["fail"]["count"] - before["inference_stats"]["fail"]["count"] == 1
+    assert after["last_inference"] > 0
+    # Warming replays golden sets, and nobody asked for that.
+    assert counted()["inference_count"] == sum(
+        b["batch_size"] * b["compute_infer"]["count"] for b in after["batch_stats"]
+    )
+    fresh = edge.get("/v2/models/double/stats").json["model_stats"][0]
+    assert fresh["inference_count"] == fresh["inference_stats"]["success"]["count"]
+
+
+def test_a_request_and_its_headers(edge: Edge) -> None:
+    answer = edge.post(
+        INFER,
+        oip(TEXT, id="mine"),
+        X_Request_Id="contract-1",
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )
+    assert answer.status == 200, answer.body
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["X-Request-Id"] == "contract-1"
+    assert answer.headers["X-Tideline-Where"] == "local"
+    assert answer.headers["X-Tideline-Why"]
+    assert answer.headers["X-Tideline-Model"] == "sentiment-zh@1.0.0/cpu-int8"
+    assert float(answer.headers["X-Tideline-Queue-Ms"]) >= 0
+    assert float(answer.headers["X-Tideline-Compute-Ms"]) > 0
+    assert "Server" not in answer.headers
+    body = answer.json
+    assert (body["id"], body["model_name"], body["model_version"]) == ("mine", "sentiment-zh", "1.0.0")
+    found = outputs(answer)
+    assert (found["label"]["datatype"], found["label"]["shape"], found["label"]["data"]) == ("BYTES", [1], ["正面"])
+    assert (found["scores"]["datatype"], found["scores"]["shape"]) == ("FP32", [1, 2])
+    why = edge.get("/v1/why/contract-1").json
+    assert (why["request_id"], why["where"], why["outcome"]) == ("contract-1", "local", "ok")
+    assert {"policy_revision", "generation", "deadline_ms", "reason", "predicted", "attempts"} <= why.keys()
+    assert {"local_wait_ms", "local_compute_ms", "cloud_ms", "breaker"} <= why["predicted"].keys()
+    made_up = edge.post(INFER, oip(TEXT), X_Request_Id="not an id!").headers["X-Request-Id"]
+    assert made_up != edge.post(INFER, oip(TEXT)).headers["X-Request-Id"]
+    assert edge.post(INFER, oip(TEXT), X_Tideline_Privacy="local-only", X_Tideline_Priority="1").status == 200
+
+
+def test_plain_json_for_people(edge: Edge) -> None:
+    answer = edge.post("/predict", {"task_type": "sentiment", "input_text": TEXT}, X_Request_Id="contract-2")
+    body = answer.json
+    assert {"request_id", "task", "model", "where", "result"} <= body.keys()
+    assert (body["request_id"], body["task"], body["model"], body["where"]) == (
+        "contract-2",
+        "sentiment",
+        "sentiment-zh",
+        "local",
+    )
+    assert body["result"].keys() == {"label", "score", "scores"}
+    assert body["result"]["scores"].keys() == {"正面", "负面"}
+    by_model = edge.post("/predict", {"model": "sentiment-zh", "text": TEXT}).json
+    assert by_model["result"]["label"] == body["result"]["label"] == "正面"
+
+    text = "𠮷野先生张伟在北京大学工作"
+    (found,) = edge.post("/batch_predict", {"task_type": "ner", "input_texts": [text]}).json["results"]
+    assert found["entities"]
+    for entity in found["entities"]:
+        assert entity.keys() == {"type", "start", "end", "text", "score"}
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+
+    vector = edge.post("/predict", {"task_type": "embedding", "text": TEXT}).json["result"]["embedding"]
+    assert abs(float(np.linalg.norm(vector)) - 1) < 1e-3
+
+
+def test_one_input_and_a_list_of_one_are_treated_alike(edge: Edge) -> None:
+    for path, one, many in (("/predict", "input_text", "text"), ("/batch_predict", "input_texts", "texts")):
+        answers = [
+            edge.post(path, {"task_type": "sentiment", field: value}).json
+            for field in (one, many)
+            for value in (TEXT, [TEXT])
+        ]
+        results = [answer["result"] if path == "/predict" else answer["results"] for answer in answers]
+        assert all(result == results[0] for result in results), path
+    assert edge.post("/predict", {"task_type": "sentiment", "input_text": [TEXT, OTHER]}).status == 400
+    single, listed = (edge.post("/v1/embeddings", {"model": "embed-zh", "input": i}).json for i in (TEXT, [TEXT]))
+    assert single["data"] == listed["data"]
+    scalar = edge.post(INFER, {"inputs": [tensor(TEXT, shape=[1, 1])]})
+    assert outputs(scalar) == outputs(edge.post(INFER, oip(TEXT)))
+
+
+def test_a_batch_answers_as_each_text_alone(edge: Edge) -> None:
+    results = edge.post("/batch_predict", {"task_type": "sentiment", "input_texts": [TEXT, OTHER]}).json["results"]
+    alone = [
+        edge.post("/predict", {"task_type": "sentiment", "input_text": text}).json["result"] for text in (TEXT, OTHER)
+    ]
+    assert [result["label"] for result in results] == [result["label"] for result in alone] == ["正面", "负面"]
+    assert [result["score"] for result in results] == pytest.approx([result["score"] for result in alone], abs=1e-3)
+
+
+def test_too_long_is_refused_with_the_limit_or_cut_on_demand(edge: Edge) -> None:
+    cut = {"truncate": True}
+    asked = {
+        "/predict": {"task_type": "sentiment", "input_text": LONG},
+        "/batch_predict": {"task_type": "sentiment", "input_texts": [LONG]},
+        INFER: oip(LONG),
+        "/v1/embeddings": {"model": "embed-zh", "input": LONG},
+    }
+    for path, body in asked.items():
+        refused = edge.post(path, body)
+        assert (refused.status, LIMIT in refused.body.decode()) == (422, True), path
+        assert edge.post(path, body | {"parameters": {"truncate": False}}).status == 422
+    assert edge.post("/predict", asked["/predict"] | {"parameters": cut}).json["truncated"] is True
+    (one,) = edge.post("/batch_predict", asked["/batch_predict"] | {"parameters": cut}).json["results"]
+    assert one["truncated"] is True
+    assert outputs(edge.post(INFER, asked[INFER] | {"parameters": cut}))["truncated"]["data"] == [True]
+    (vector,) = edge.post("/v1/embeddings", asked["/v1/embeddings"] | {"parameters": cut}).json["data"]
+    assert vector["truncated"] is True
+    assert (
+        "truncated" not in edge.post("/predict", {"task_type": "sentiment", "input_text": TEXT, "parameters": cut}).json
+    )
+
+
+def test_embeddings_as_numbers_and_as_base64(edge: Edge) -> None:
+    plain, packed = (
+        edge.post("/v1/embeddings", {"model": "embed-zh", "input": [TEXT, OTHER], "encoding_format": form}).json
+        for form in ("float", "base64")
+    )
+    assert plain["object"] == "list"
+    assert plain["model"] == "embed-zh"
+    assert plain["usage"]["prompt_tokens"] == plain["usage"]["total_tokens"] > 0
+    for i, (number, text) in enumerate(zip(plain["data"], packed["data"], strict=True)):
+        assert (number["object"], number["index"]) == ("embedding", i)
+        unpacked = np.frombuffer(base64.b64decode(text["embedding"]), dtype="<f4")
+        assert np.array_equal(unpacked, np.asarray(number["embedding"], dtype=np.float32))
+
+
+def test_binary_tensors_both_ways(edge: Edge) -> None:
+    raw = np.asarray([[1.0, 2.0]], dtype="<f4").tobytes()
+    head = (
+        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}],'
+        b'"outputs":[{"name":"y","parameters":{"binary_data":true}}]}'
+    )
+    sent = {"Content_Type": "application/octet-stream", "Inference_Header_Content_Length": str(len(head))}
+    answer = edge.post("/v2/models/double/infer", head + raw, **sent)
+    assert answer.status == 200, answer.body
+    length = int(answer.headers["Inference-Header-Content-Length"])
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert np.frombuffer(answer.body[length:], dtype="<f4").tolist() == [2.0, 4.0]
+
+    encoded = TEXT.encode()
+    blob = struct.pack("<I", len(encoded)) + encoded
+    head = (
+        b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":%d}}],'
+        b'"outputs":[{"name":"label"}]}' % len(blob)
+    )
+    sent["Inference_Header_Content_Length"] = str(len(head))
+    answer = edge.post(INFER, head + blob, **sent)
+    assert [each["data"] for each in answer.json["outputs"]] == [["正面"]]
+
+    for length in ("x", "0", "99999", "-1"):
+        sent["Inference_Header_Content_Length"] = length
+        answer = edge.post(INFER, head + blob, **sent)
+        assert (answer.status, answer.json.keys()) == (400, {"error"}), length
+
+
+BAD = [
+    # What is asked, the status, and what the refusal names.
+    ("POST", INFER, b"{", 400, "body"),
+    ("POST", INFER, b"", 400, "body"),
+    ("POST", INFER, b'{"inputs": [{"name":"text","shape":[1],"datatype":"BYTES","data":["\xff"]}]}', 400, "body"),
+    ("POST", INFER, {"inputs": [tensor(TEXT, shape=[2])]}, 400, "inputs[0].data"),
+    ("POST", INFER, {"inputs": [tensor(TEXT, shape=[-1])]}, 400, "inputs[0].shape"),
+    ("POST", INFER, {"inputs": [tensor(TEXT, datatype="TEXT")]}, 400, "inputs[0].datatype"),
+    ("POST", INFER, {"inputs": [tensor(TEXT), tensor(TEXT)]}, 400, "inputs[1].name"),
+    ("POST", INFER, oip(TEXT, outputs=[{"name": "nope"}]), 400, "outputs[0].name"),
+    ("POST", INFER, oip(TEXT, parameters={"timeout": "soon"}), 400, "parameters.timeout"),
+    ("POST", INFER, oip(TEXT, parameters={"truncate": 1}), 400, "parameters.truncate"),
+    ("POST", INFER, {"inputs": []}, 422, "inputs"),
+    ("POST", INFER, {"inputs": [tensor(datatype="FP32", shape=[1], data=[1.0])]}, 422, "BYTES"),
+    ("POST", INFER, {"inputs": [tensor(TEXT, name="words")]}, 422, "words"),
+    ("POST", INFER, oip(""), 422, "text"),
+    ("POST", INFER, oip(TEXT, LONG), 422, "texts[1]"),
+    ("POST", "/v2/models/double/infer", {"inputs": [tensor(datatype="FP32", name="x", shape=[3], data=[1, 2, 3])]}, 422, "inputs.x.shape"),
+    ("POST", "/v2/models/nope/infer", oip(TEXT), 404, "nope"),
+    ("POST", "/v2/models/sentiment-zh/versions/7.0.0/infer", oip(TEXT), 404, "1.0.0"),
+    ("GET", "/v2/models/nope", None, 404, "nope"),
+    ("GET", "/v2/models/nope/stats", None, 404, "nope"),
+    ("GET", "/v2/nowhere", None, 404, ""),
+    ("GET", INFER, None, 405, ""),
+    ("POST", "/v1/embeddings", {"input": TEXT}, 400, "model"),
+    ("POST", "/v1/embeddings", {"model": "embed-zh", "input": [1, 2]}, 400, "input[0]"),
+    ("POST", "/v1/embeddings", {"model": "embed-zh", "input": []}, 400, "input"),
+    ("POST", "/v1/embeddings", {"model": "embed-zh", "input": TEXT, "encoding_format": "hex"}, 400, "encoding_format"),
+    ("POST", "/v1/embeddings", {"model": "embed-zh", "input": TEXT, "dimensions": 3}, 400, "dimensions"),
+    ("POST", "/v1/embeddings", {"model": "sentiment-zh", "input": TEXT}, 422, "model"),
+    ("POST", "/v1/embeddings", {"model": "nope", "input": TEXT}, 404, "nope"),
+    ("POST", "/v1/completions", {"model": "sentiment-zh", "prompt": TEXT}, 422, "model"),
+    ("POST", "/v1/chat/completions", {"model": "embed-zh", "messages": [{"role": "user", "content": TEXT}]}, 422, "model"),
+    ("GET", "/v1/models/nope", None, 404, "nope"),
+    ("GET", "/v1/embeddings", None, 405, ""),
+    ("POST", "/predict", b"[", 400, "body"),
+    ("POST", "/predict", {"input_text": TEXT}, 400, "task_type"),
+    ("POST", "/predict", {"task_type": "sentiment"}, 400, "input_text"),
+    ("POST", "/predict", {"task_type": "sentiment", "input_text": 5}, 400, "input_text"),
+    ("POST", "/predict", {"task_type": "divination", "input_text": TEXT}, 422, "task_type"),
+    ("POST", "/predict", {"task_type": "sentiment", "input_text": ""}, 422, "text"),
+    ("POST", "/predict", {"task_type": "sentiment", "input_text": LONG}, 422, LIMIT),
+    ("POST", "/predict", {"model": "double", "input_text": TEXT}, 422, "/v2/models/double/infer"),
+    ("POST", "/predict", {"task_type": "relation", "input_text": TEXT}, 404, "relation"),
+    ("POST", "/predict", {"model": "nope", "input_text": TEXT}, 404, "nope"),
+    ("POST", "/batch_predict", {"task_type": "sentiment", "input_texts": []}, 400, "input_texts"),
+    ("POST", "/batch_predict", {"task_type": "sentiment", "input_texts": [TEXT] * 1025}, 400, "1024"),
+    ("GET", "/predict", None, 405, ""),
+    ("GET", "/nowhere", None, 404, ""),
+    ("GET", "/v1/why/never", None, 404, "never"),
+]  # fmt: skip
+
+
+def check_envelope(path: str, answer: Any) -> None:
+    """The shape of an error body by the family of its path."""
+    document = answer.json
+    if path.startswith("/v2"):
+        assert answer.headers["Content-Type"] == "application/json"
+        assert document.keys() == {"error"}
+        assert isinstance(document["error"], str)
+    elif path.startswith(("/v1/embeddings", "/v1/completions", "/v1/chat", "/v1/models")):
+        assert answer.headers["Content-Type"] == "application/json"
+        assert document.keys() == {"error"}
+        assert document["error"].keys() == {"message", "type", "param", "code"}
+    else:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert {"type", "title", "status", "detail", "code", "request_id"} <= document.keys()
+        assert document["status"] == answer.status
+
+
+def test_every_refusal_has_its_status_names_the_field_and_wears_its_envelope(edge: Edge) -> None:
+    for method, path, body, status, names in BAD:
+        answer = edge.ask(method, path, body, X_Request_Id="bad-1")
+        assert answer.status == status, (path, body, answer.body)
+        assert names in answer.body.decode(), (path, body, answer.body)
+        assert answer.headers["X-Request-Id"] == "bad-1"
+        assert "Traceback" not in answer.body.decode()
+        check_envelope(path, answer)
+        if status == 405:
+            assert answer.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", [INFER, "/v1/embeddings", "/predict"])
+def test_media_types_sizes_headers_and_deadlines(edge: Edge, path: str) -> None:
+    body = {
+        INFER: oip(TEXT),
+        "/v1/embeddings": {"model": "embed-zh", "input": TEXT},
+        "/predict": {"model": "ner-zh", "text": TEXT},
+    }[path]
+    refusals = (
+        (415, b"text", {"Content_Type": "text/plain"}),
+        (400, body, {"X_Tideline_Deadline_Ms": "soon"}),
+        (400, body, {"X_Tideline_Deadline_Ms": "-1"}),
+        (400, body, {"X_Tideline_Priority": "high"}),
+        (400, body, {"X_Tideline_Privacy": "x" * 200}),
+        (413, None, {"Content_Type": "application/json", "Content_Length": str(1 << 30)}),
+        (504, body, {"X_Tideline_Deadline_Ms": "0"}),
+    )
+    for status, sent, headers in refusals:
+        answer = edge.post(path, sent, **headers)
+        assert answer.status == status, (headers, answer.body)
+        check_envelope(path, answer)
+    assert edge.post(path, body, Content_Type="").status == 200
+    assert edge.post(path, body, Content_Type="application/json; charset=utf-8").status == 200
+
+
+def test_what_cannot_be_done_in_time_is_shed_with_a_time_to_come_back(edge: Edge) -> None:
+    many = ["好" * 100] * 1000
+    asked = {
+        "/batch_predict": {"task_type": "ner", "input_texts": many},
+        "/v2/models/ner-zh/infer": oip(*many),
+        "/v1/embeddings": {"model": "embed-zh", "input": many},
+    }
+    for path, body in asked.items():
+        answer = edge.post(path, body, X_Tideline_Deadline_Ms="5", X_Request_Id="shed-1")
+        assert answer.status == 429, answer.body
+        assert int(answer.headers["Retry-After"]) >= 1
+        check_envelope(path, answer)
+        assert edge.get("/v1/why/shed-1").json["outcome"] == "shed"
+    assert "tideline_shed_total{" in edge.metrics()
+
+
+def test_the_oip_timeout_is_a_deadline(edge: Edge) -> None:
+    assert edge.post(INFER, oip(TEXT, parameters={"timeout": 1})).status == 504
+    assert edge.post(INFER, oip(TEXT, parameters={"timeout": 60_000_000, "priority": 1})).status == 200
+
+
+def test_no_input_is_logged_unless_somebody_asks(edge: Edge, tmp_path: Any) -> None:
+    secret = "我的电话号码是一三八零零"
+    for path, body in (
+        ("/predict", {"task_type": "sentiment", "input_text": secret}),
+        (INFER, oip(secret)),
+        ("/predict", {"task_type": "sentiment", "input_text": secret * 100}),
+        ("/v1/embeddings", {"model": "embed-zh", "input": [secret, 1]}),
+        (INFER, {"inputs": [tensor(secret, shape=[3])]}),
+    ):
+        edge.post(path, body)
+    assert secret[:4] not in edge.agent.said
+    path = str(edge.agent.process.args[4])
+    asked = {"EDGE_AGENT_LOG_INPUTS": "true", "EDGE_AGENT_LOG_LEVEL": "debug"}
+    with running("serve", path, "--port", "0", folder=tmp_path, **asked) as agent:
+        door = Door(agent.port)
+        (model,) = {each["name"] for each in door.post("/v2/repository/index", {}).json}
+        sent = {"model": model, "input_text": secret * 100, "parameters": {"truncate": True}}
+        assert door.post("/predict", sent, X_Request_Id="told-1").status == 200
+        (line,) = [line for line in agent.said.splitlines() if secret[:4] in line]
+        assert '"request_id": "told-1"' in line
+        assert len(line) < 600
+        assert agent.end() == 0

@@ -58,11 +58,12 @@ def _from_file(into: type[msgspec.Struct], file: Path) -> dict[str, object]:
     try:
         document = tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"settings file cannot be read: {error}", field="config", value=str(file)) from error
+        text = f"settings file cannot be read: {error}"
+        raise Refused(text, field="config", value=str(file), allowed="a TOML file") from error
     for name in document:
         if name not in into.__struct_fields__:
             allowed = ", ".join(into.__struct_fields__)
-            raise Refused("unknown setting", field=name, value=str(file), allowed=allowed)
+            raise Refused(f"unknown setting in {file}", field=name, value=document[name], allowed=allowed)
     return document
 
 

@@ -9,6 +9,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from tests.cloud_core.waiting import wait_for
 from tests.contract.conftest import Edge
 from tests.contract.test_http_inference import LONG, OTHER, TEXT
 
@@ -62,9 +63,23 @@ def test_openai_understands_refusals(ai: openai.OpenAI) -> None:
         ai.chat.completions.create(model="embed-zh", messages=[{"role": "user", "content": TEXT}])
     with pytest.raises(openai.UnprocessableEntityError):
         ai.completions.create(model="embed-zh", prompt=TEXT, stream=True)
-    with pytest.raises(openai.RateLimitError) as shed:
-        ai.embeddings.create(model="embed-zh", input=["好" * 100] * 1000, extra_headers={"X-Tideline-Deadline-Ms": "5"})
-    assert int(shed.value.response.headers["Retry-After"]) >= 1
+
+    def shed() -> openai.RateLimitError | None:
+        try:
+            ai.embeddings.create(
+                model="embed-zh", input=["好" * 120] * 1000, extra_headers={"X-Tideline-Deadline-Ms": "100"}
+            )
+        except openai.RateLimitError as error:
+            return error
+        except openai.InternalServerError as error:
+            # A busy machine may be late before it can see that it will be.
+            if error.status_code != 504:
+                raise
+        return None
+
+    refused = wait_for(shed, within=60)
+    assert refused is not None
+    assert int(refused.response.headers["Retry-After"]) >= 1
 
 
 def test_triton_tells_of_server_and_models(server: Any) -> None:

@@ -155,7 +155,7 @@ def test_what_is_no_setting_or_no_number_is_one_line(tmp_path: Path, name: str) 
     file = tmp_path / "settings.toml"
     file.write_text("colour = 1\n")
     for ran, words in (
-        (run(name, command, "--config", str(file)), ("colour", str(file))),
+        (run(name, command, "--config", str(file)), ("colour", str(file), "got 1")),
         (run(name, command, **{f"{prefix}COLOUR": "blue"}), (f"{prefix}COLOUR", "blue")),
         (run(name, command, "--port", "eighty"), ("port", "eighty", "integer")),
         (run(name, command, **{f"{prefix}LOG_INPUTS": "perhaps"}), ("log_inputs", "perhaps", "true or false")),

@@ -94,6 +94,7 @@ async def run_api(settings: Settings) -> None:
     async def end_streams() -> None:
         application[FEED].close()
 
+    process.program.task("events", application[FEED].run)
     process.program.on_stop("event streams", end_streams)
     stop_site(process.program, site, drain=DRAIN_S)
     await process.run()

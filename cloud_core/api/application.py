@@ -1,7 +1,5 @@
 """The API process's aiohttp application: the admin and device API, the dashboard, health and metrics."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from importlib import metadata, resources
 
 from aiohttp import hdrs, web
@@ -64,23 +62,15 @@ def build_api(  # noqa: PLR0917 - what a composition hands over, in one order ev
     registry: CollectorRegistry,
     clock: Clock,
 ) -> web.Application:
-    """The application; its event poller runs from its start-up to its clean-up. The caller disposes of the engine."""
+    """The application. The caller runs `app[FEED].run()`, a background task of its program, and disposes of the engine."""
     api = Api(settings=settings, engine=engine, keys=keys, log=log, registry=registry, clock=clock)
     health = Health(api, version=_version())
     app = web.Application(middlewares=[*http.middlewares(log), _hardened], client_max_size=http.MAX_BODY)
     app[FEED] = api.feed
 
-    async def fed(_app: web.Application) -> AsyncIterator[None]:
-        health.feed = asyncio.create_task(api.feed.run(), name="events")
-        yield
-        api.feed.close()
-        health.feed.cancel()
-        await asyncio.gather(health.feed, return_exceptions=True)
-
     async def ended(_app: web.Application) -> None:
         api.feed.close()
 
-    app.cleanup_ctx.append(fed)
     app.on_shutdown.append(ended)
     dispatcher = Dispatcher(api)
     for route in table():

@@ -63,20 +63,24 @@ class Feed:
         self._position: int | None = None
         self._started = asyncio.Event()
         self._closed = False
+        self.running = False
 
     async def run(self) -> None:
-        """Poll until cancelled; waits out a database that is gone."""
-        down = False
-        while True:
-            try:
-                await self._poll()
-            except Transient as error:
-                if not down:
-                    self._log.warning("events cannot be read", error=error.message)
-                down = True
-            else:
-                down = False
-            await asyncio.sleep(POLL_S)
+        """Poll until cancelled; waits out a database that is gone. One of the program's background tasks."""
+        down, self.running = False, True
+        try:
+            while True:
+                try:
+                    await self._poll()
+                except Transient as error:
+                    if not down:
+                        self._log.warning("events cannot be read", error=error.message)
+                    down = True
+                else:
+                    down = False
+                await asyncio.sleep(POLL_S)
+        finally:
+            self.running = False
 
     def close(self) -> None:
         """End all streams, and every later one at once."""

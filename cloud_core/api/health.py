@@ -18,13 +18,12 @@ PATIENCE_S = 2.0
 
 
 class Health:
-    """Answers for the process as every other does; `feed` is its background task."""
+    """Answers for the process as every other does."""
 
     def __init__(self, api: Api, *, version: str) -> None:
         self._api = api
         self._version = version
         self._began = api.clock.monotonic()
-        self.feed: asyncio.Task[None] | None = None
 
     async def live(self, _request: web.Request) -> web.Response:
         """The process answers."""
@@ -67,9 +66,8 @@ class Health:
             database = "no answer"
         except Transient as error:
             database = error.message
-        fed = self.feed is not None and not self.feed.done()
         checks = (
             Check(name="database", ok=not database, detail=database),
-            Check(name="events", ok=fed, detail="the event stream stopped"),
+            Check(name="events", ok=self._api.feed.running, detail="the event stream is not running"),
         )
         return Readiness(checks=lambda: checks, folder=self._api.settings.data).verdict()

@@ -1,5 +1,6 @@
 """A real API server on a free port over a real database, and clients of it by role."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cloud_core.api.application import build_api
+from cloud_core.api.application import FEED, build_api
 from cloud_core.config import Settings
 from cloud_core.keys import Keys, load_or_create
 from cloud_core.store import commands
@@ -102,7 +103,9 @@ async def running(url: str, folder: Path, **settings: Any) -> AsyncIterator[Runn
     log = structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()])
     await commands.ensure_first_run(engine, chosen, keys, clock.wall())
     site = Site()
-    port = await site.start(build_api(chosen, engine, keys, log, CollectorRegistry(), clock), host="127.0.0.1", port=0)
+    application = build_api(chosen, engine, keys, log, CollectorRegistry(), clock)
+    port = await site.start(application, host="127.0.0.1", port=0)
+    events = asyncio.create_task(application[FEED].run(), name="events")
     try:
         async with aiohttp.ClientSession() as session:
             client = Client(session, f"http://127.0.0.1:{port}", None)
@@ -110,5 +113,7 @@ async def running(url: str, folder: Path, **settings: Any) -> AsyncIterator[Runn
             it.admin = await it.client("admin")
             yield it
     finally:
+        application[FEED].close()
+        events.cancel()
         await site.close()
         await engine.dispose()

@@ -34,7 +34,7 @@ class SentenceMaker:
         self.nouns = nouns or []
         self.turn = self.bank.turns
         makers: list[tuple[Callable[[int], str], float]] = [
-            (self.aspect, 30), (self.event, 48), (self.idiom, 9), (self.state, 10), (self.happening, 8),
+            (self.aspect, 30), (self.event, 24), (self.idiom, 9), (self.state, 10), (self.happening, 8),
             (self.comparison, 5), (self.person, 5), (self.service, 5), (self.rhetoric, 4), (self.pair, 10), (self.word, 8),
         ]  # fmt: skip
         makers += [(partial(maker, self), weight) for maker, weight in everyday_turns.MAKERS]

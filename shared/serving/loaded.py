@@ -154,8 +154,11 @@ class LoadedModel:
         return found
 
     async def measure(self, items: Sequence[Item]) -> None:
-        """Compute `items` so that the fit learns what they take; nobody wants the results."""
-        await self._computed(items)
+        """Compute one batch's worth of `items` so that the fit learns what they take; nobody wants the results.
+
+        More would teach no more, and would stand in the way of those who do want theirs.
+        """
+        await self._computed(items[: self.queue.budget.rows])
 
     async def prepare(self, items: Sequence[object], parameters: Mapping[str, object]) -> list[Prepared]:
         """Every item ready for a batch; off the loop's thread unless they are short.

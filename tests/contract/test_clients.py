@@ -13,8 +13,6 @@ from tests.cloud_core.waiting import wait_for
 from tests.contract.conftest import Edge
 from tests.contract.test_http_inference import LONG, OTHER, TEXT
 
-pytestmark = pytest.mark.xdist_group("contract-edge")
-
 
 @pytest.fixture
 def ai(edge: Edge) -> Iterator[openai.OpenAI]:

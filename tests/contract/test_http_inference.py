@@ -10,8 +10,6 @@ import pytest
 from tests.contract.conftest import Door, Edge
 from tests.edge_agent.test_agent import running
 
-pytestmark = pytest.mark.xdist_group("contract-edge")
-
 TEXT = "这家店的牛肉面汤头很鲜，分量也足，下次还会再来。"
 OTHER = "等了一个小时，菜还是凉的。"
 LONG = "长" * 500

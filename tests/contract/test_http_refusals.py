@@ -8,8 +8,6 @@ from tests.cloud_core.waiting import wait_for
 from tests.contract.conftest import Edge
 from tests.contract.test_http_inference import INFER, LIMIT, LONG, TEXT, oip, tensor
 
-pytestmark = pytest.mark.xdist_group("contract-edge")
-
 BAD = [
     # What is asked, the status, and what the refusal names.
     ("POST", INFER, b"{", 400, "body"),

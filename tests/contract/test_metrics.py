@@ -9,8 +9,6 @@ from tests.contract.conftest import Door
 from tests.contract.test_http_inference import INFER, TEXT, oip
 from tests.e2e.scene import EDGES
 
-pytestmark = pytest.mark.xdist_group("contract-platform")
-
 EVERYWHERE = {"tideline_process_cpu_seconds_total": set(), "tideline_process_memory_bytes": set()}
 VERSION = {"model", "version"}
 COMPUTES = {

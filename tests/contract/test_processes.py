@@ -11,8 +11,6 @@ from tests.contract.test_http_inference import INFER, LONG, TEXT, oip
 from tests.contract.test_http_refusals import check_envelope
 from tests.e2e.scene import Scene
 
-pytestmark = pytest.mark.xdist_group("contract-platform")
-
 PROCESSES = ("api", "gateway", "loops", "broker", "replica-0", "edge-1", "edge-2")
 
 

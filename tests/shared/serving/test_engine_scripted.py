@@ -150,3 +150,19 @@ def test_unload_lets_what_waits_finish_then_ends_the_thread():
             assert not [t for t in set(threading.enumerate()) - others if t.name.startswith("gen@")]
 
     asyncio.run(main())
+
+
+def test_measuring_a_large_request_never_crowds_out_those_who_want_answers():
+    async def main():
+        gate = threading.Event()
+        session = ScriptedSession(steps("."), gate=gate)
+        async with scripted(session) as made:
+            await load(made, Path(), manifest_for())
+            measuring = asyncio.ensure_future(made.measure(ask("gen", *["a"] * 1000)))
+            await asyncio.to_thread(session.started.wait, 5)
+            load_now = made.load_of(TENANT, "gen", "1.0.0")
+            assert load_now.queued + load_now.running <= 32
+            gate.set()
+            await measuring
+
+    asyncio.run(main())

@@ -41,8 +41,7 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not serial" $(ARGS)
-	$(BIN)/pytest -m "serial and not slow" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.dev
 	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client

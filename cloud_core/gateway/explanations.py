@@ -1,10 +1,8 @@
 """Why a request went where it went: the newest few thousand, for `GET /v1/why/{request_id}`. Ids and numbers, never inputs."""
 
-from collections import OrderedDict
-
 import msgspec
 
-from shared.protocol.errors import Refusal, Refused
+from shared.serving.stories import Stories
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +34,11 @@ class Explanations:
     """A bounded ring by (tenant, request id)."""
 
     def __init__(self, capacity: int = 4096) -> None:
-        self._capacity = capacity
-        self._kept: OrderedDict[tuple[str, str], Explanation] = OrderedDict()
+        self._stories: Stories[tuple[str, str], Explanation] = Stories(capacity)
 
     def keep(self, explanation: Explanation) -> None:
         """Remember this one; the oldest is forgotten."""
-        key = (explanation.tenant, explanation.request_id)
-        self._kept.pop(key, None)
-        self._kept[key] = explanation
-        if len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
+        self._stories.remember((explanation.tenant, explanation.request_id), explanation)
 
     def find(self, tenant: str, request_id: str) -> Explanation:
         """The explanation of one of the tenant's requests.
@@ -54,13 +47,4 @@ class Explanations:
             Refused: not known, or not any more.
 
         """
-        found = self._kept.get((tenant, request_id))
-        if found is None:
-            raise Refused(
-                "no such request, or it was too long ago",
-                kind=Refusal.NOT_FOUND,
-                field="request_id",
-                value=request_id,
-                allowed=f"one of the newest {self._capacity}",
-            )
-        return found
+        return self._stories.find((tenant, request_id), request_id)

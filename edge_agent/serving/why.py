@@ -1,13 +1,11 @@
 """Why a request went where it went: a bounded ring of decisions, and `GET /v1/why/{request_id}`."""
 
-from collections import OrderedDict
-
 import msgspec
 from aiohttp import web
 
 from shared.io.web import json_response
 from shared.protocol import names
-from shared.protocol.errors import Refusal, Refused
+from shared.serving.stories import Stories
 
 KEPT = 2048
 PATH = "/v1/why/{request_id}"
@@ -61,19 +59,24 @@ class WhyRing:
     """The newest decisions by request id; one id that comes again replaces its older story."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
-        self._stories: OrderedDict[str, Why] = OrderedDict()
+        self._stories: Stories[str, Why] = Stories(kept)
 
     def add(self, why: Why) -> None:
         """Remember one story; the oldest goes."""
-        self._stories.pop(why.request_id, None)
-        self._stories[why.request_id] = why
-        if len(self._stories) > self._kept:
-            self._stories.popitem(last=False)
+        self._stories.remember(why.request_id, why)
 
     def get(self, request_id: str) -> Why | None:
         """The story of a request, while it is kept."""
         return self._stories.get(request_id)
+
+    def find(self, request_id: str) -> Why:
+        """The story of a request.
+
+        Raises:
+            Refused: not known, or not any more.
+
+        """
+        return self._stories.find(request_id, request_id)
 
 
 def add_routes(app: web.Application, ring: WhyRing) -> None:
@@ -81,15 +84,6 @@ def add_routes(app: web.Application, ring: WhyRing) -> None:
 
     async def why(request: web.Request) -> web.Response:
         request_id = names.checked("request id", request.match_info["request_id"], field="request_id")
-        story = ring.get(request_id)
-        if story is None:
-            raise Refused(
-                "no such request is remembered",
-                kind=Refusal.NOT_FOUND,
-                field="request_id",
-                value=request_id,
-                allowed=f"one of the newest {KEPT}",
-            )
-        return json_response(story)
+        return json_response(ring.find(request_id))
 
     app.router.add_get(PATH, why)

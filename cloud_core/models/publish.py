@@ -187,6 +187,8 @@ def _outputs(source: Source) -> tuple[TensorSpec, ...]:
             return (TensorSpec(name="embedding", datatype="FP32", shape=(-1, source.dimension or -1)),)
         case TaskKind.TEXT_GENERATION:
             return (TensorSpec(name="text", datatype="BYTES", shape=(-1,)),)
+        case TaskKind.RELATION_EXTRACTION:
+            return (TensorSpec(name="relations", datatype="BYTES", shape=(-1,)),)
         case TaskKind.TENSOR:
             return ()
 

@@ -26,6 +26,7 @@ class TaskKind(StrEnum):
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a task, not a secret
     TEXT_EMBEDDING = "text-embedding"
     TEXT_GENERATION = "text-generation"
+    RELATION_EXTRACTION = "relation-extraction"
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -53,7 +54,12 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One runnable form of the model; `files[0]` is the program, the rest what only this variant needs."""
+    """One runnable form of the model; `files[0]` is the program, the rest what only this variant needs.
+
+    `measured`: on the importing machine, one thread: `load_ms`, `memory_bytes` (resident, at its peak), `ms_<rows>x<tokens>`.
+    `agreement`: with the source's own answers on the golden set and with fp32, by name, such as `labels` or `least_cosine`.
+    `accepted_drift`: the figure its publisher named when it missed the bar and was let in all the same.
+    """
 
     name: str
     runtime: str
@@ -62,6 +68,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     requirements: Requirements = Requirements()
     batch_invariant: bool = True
     measured: dict[str, float] = {}
+    agreement: dict[str, float] = {}
+    accepted_drift: str | None = None
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +80,39 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
 
 
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoder's cache: `layers` pairs of keys and values, each [rows, heads, length, head_size].
+
+    `context` bounds prompt and answer together, in tokens; any token of `ends` ends the text; `starts` go before the prompt.
+    """
+
+    layers: int
+    heads: int
+    head_size: int
+    context: int
+    ends: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+
+
+class Extraction(msgspec.Struct, frozen=True, kw_only=True):
+    """Prompted extraction: `hint_length` and `window` in tokens, windows start every `stride`; `threshold` of a probability.
+
+    `schema` is what is looked for where a request names nothing: JSON text, types nested as in `{"person": {"school": null}}`.
+    """
+
+    hint_length: int
+    window: int
+    stride: int
+    threshold: float
+    schema: str | None = None
+
+
 class Processing(msgspec.Struct, frozen=True, kw_only=True):
     """Everything pre- and post-processing needs to know, so that an edge needs no hub configuration.
 
-    `tokenizer` and `crf` are file names in the bundle; `max_length` counts tokens, special ones included.
+    `tokenizer` and `crf` are file names in the bundle; `max_length` counts tokens, special ones included. `nfc`: the text is
+    composed first (Unicode NFC). `overlap`: tokens that two windows of a text longer than `max_length` share, where the task
+    reads long texts in windows.
     """
 
     tokenizer: str | None = None
@@ -85,6 +122,10 @@ class Processing(msgspec.Struct, frozen=True, kw_only=True):
     crf: str | None = None
     pooling: str | None = None
     normalize: bool = False
+    nfc: bool = False
+    overlap: int = 64
+    generation: Generation | None = None
+    extraction: Extraction | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import typer
 from aiohttp import web
@@ -34,6 +34,9 @@ from shared.protocol.errors import Refusal, Refused
 from shared.serving.decide.readiness import Check
 from shared.serving.faces import health
 from shared.serving.faces.readiness import Readiness
+
+if TYPE_CHECKING:
+    from cloud_core.models.trial import Gate
 
 LOOPBACK = "127.0.0.1"
 T = TypeVar("T")
@@ -86,8 +89,8 @@ async def run_api(settings: Settings) -> None:
     from cloud_core.api.application import FEED, build_api  # noqa: PLC0415 - only its own role
 
     process = _process(settings, "api")
-    keys = load_or_create(settings.secrets)
-    application = build_api(settings, process.database, keys, process.log, process.registry, process.clock)
+    gate, keys = await _gate(process), load_or_create(settings.secrets)
+    application = build_api(settings, process.database, keys, process.log, process.registry, process.clock, gate)
     site = Site()
     process.announce(await site.start(application, host=settings.host, port=settings.api_port))
 
@@ -109,6 +112,7 @@ async def run_loops(settings: Settings) -> None:
         settings,
         engine=process.database,
         keys=load_or_create(settings.secrets),
+        gate=await _gate(process),
         program=process.program,
         log=process.log,
         registry=process.registry,
@@ -166,7 +170,7 @@ async def run_replica(settings: Settings, index: int) -> None:
         port = await replicas.run_replica(
             settings,
             name=process.name,
-            port=settings.replica_port + 2 * index if settings.replica_port else 0,
+            ports=settings.replica_ports(index),
             folder=folder,
             database=process.database,
             program=process.program,
@@ -245,6 +249,17 @@ async def _health_site(process: Process, checks: Callable[[], Sequence[Check]]) 
     )
     process.announce(await site.start(application, host=LOOPBACK, port=0), LOOPBACK)
     process.program.on_stop("health", site.close)
+
+
+async def _gate(process: Process) -> "Gate":
+    """What decides which versions may exist, for whoever publishes."""
+    from cloud_core.models.trial import VersionTrials, isolation_of  # noqa: PLC0415 - only the roles that publish
+
+    settings, log = process.settings, process.log
+    isolation = await isolation_of(log)
+    return VersionTrials(
+        settings.trials, limits=settings.trial_limits, isolation=isolation, clock=process.clock, log=log
+    )
 
 
 @asynccontextmanager

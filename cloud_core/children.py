@@ -49,8 +49,10 @@ def with_ports(settings: Settings) -> Settings:
     taken: set[int] = set()
     for name in names:
         if getattr(settings, name) == 0:
-            changes[name] = _free(1, settings.host, taken)
-            taken.add(changes[name])
+            # The gateway's gRPC is on the port after its HTTP's.
+            n = 2 if name == "gateway_port" else 1
+            changes[name] = _free(n, settings.host, taken)
+            taken.update(range(changes[name], changes[name] + n))
     if settings.replica_port == 0:
         changes["replica_port"] = _free(max(1, 2 * settings.replicas), settings.replica_host, taken)
     fixed = msgspec.structs.replace(settings, **changes)

@@ -73,7 +73,13 @@ def serve(
     host: Host = None,
     port: Port = None,
     gateway_port: Annotated[int | None, typer.Option(help="Port of the gateway.")] = None,
+    gateway_grpc_port: Annotated[
+        int | None, typer.Option(help="gRPC port of the gateway; the one after its own where absent, -1 for no gRPC.")
+    ] = None,
     replica_port: Annotated[int | None, typer.Option(help="Port of replica 0; replica i has this + 2i.")] = None,
+    replica_grpc_port: Annotated[
+        int | None, typer.Option(help="gRPC port of replica 0, as --replica-port; -1 for no gRPC.")
+    ] = None,
     replicas: Annotated[int | None, typer.Option(help="How many local replicas.")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -87,7 +93,9 @@ def serve(
     flags: dict[str, object] = {
         "host": host,
         "gateway_port": gateway_port,
+        "gateway_grpc_port": gateway_grpc_port,
         "replica_port": replica_port,
+        "replica_grpc_port": replica_grpc_port,
         "replicas": replicas,
         "data_dir": data_dir,
         "database_url": database_url,
@@ -116,6 +124,9 @@ def replica(
     index: Annotated[int, typer.Option(min=0, help="Which one; each has its own port and folder.")] = 0,
     host: Host = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="gRPC port; the one after --port where absent, 0 any free one, -1 none.")
+    ] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     variant: Annotated[str | None, typer.Option(help="Variant preferred, such as cpu-fp32.")] = None,
@@ -126,7 +137,8 @@ def replica(
     """Run one replica: it serves what the registry wants served, and says so there."""
     flags: dict[str, object] = {
         "replica_host": host,
-        "replica_port": None if port is None else port - 2 * index if port else 0,
+        "replica_port": _of_replica_0(port, index),
+        "replica_grpc_port": _of_replica_0(grpc_port, index),
         "data_dir": data_dir,
         "database_url": database_url,
         "replica_variant": variant,
@@ -220,6 +232,11 @@ def token_create(
 def main() -> None:
     """Entry point."""
     command_line.run(cli, "cloud-core")
+
+
+def _of_replica_0(port: int | None, index: int) -> int | None:
+    """Settings count ports from replica 0; 0 (any) and less (none) mean the same for all."""
+    return port if port is None or port <= 0 else port - 2 * index
 
 
 def _execute(run: Callable[[Settings], Coroutine[Any, Any, None]], flags: dict[str, object], file: Path | None) -> None:

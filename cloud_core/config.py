@@ -9,20 +9,34 @@ import msgspec
 from shared.io import settings as mechanism
 from shared.io.program import lifeline_of
 from shared.protocol.errors import Refused
+from shared.serving.trial.verdict import TrialLimits
 
 PREFIX = "CLOUD_CORE_"
+SQLITE = "sqlite+aiosqlite:///"
 RANGES = (
     ("api_port", 0, 65535),
     ("gateway_port", 0, 65535),
+    ("gateway_grpc_port", -1, 65535),
     ("replica_port", 0, 65535),
+    ("replica_grpc_port", -1, 65535),
     ("mqtt_port", 0, 65535),
     ("replicas", 0, 1024),
     ("replica_threads", 1, 1024),
     ("access_token_s", 1.0, 366 * 86400.0),
     ("desired_valid_s", 1.0, 3660 * 86400.0),
     ("lost_after_s", 0.1, 366 * 86400.0),
+    ("import_memory_bytes", 64 << 20, 1 << 50),
+    ("import_seconds", 1.0, 30 * 86400.0),
+    ("import_disk_bytes", 1 << 20, 1 << 60),
+    ("trial_memory_bytes", 128 << 20, 1 << 50),
+    ("trial_seconds", 1.0, 86400.0),
 )
 """Numbers that are allowed, both ends included; NaN is in no range."""
+IMPORT_INHERITS = frozenset({
+    "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "MODELSCOPE_DOMAIN",
+})  # fmt: skip
+"""By name, so that a secret somebody adds to our environment never reaches a process that reads strangers' files."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +48,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     api_port: int = 8080
     gateway_port: int = 8081
+    gateway_grpc_port: int | None = None
+    """gRPC port of the gateway; the one after its HTTP port where absent, -1 for no gRPC."""
     replica_port: int = 8200
     """HTTP port of replica 0; replica i listens on replica_port + 2i."""
+    replica_grpc_port: int | None = None
+    """gRPC port of replica 0, and 2i more for replica i; the one after each one's HTTP port where absent, -1 for no gRPC."""
     replica_host: str = "127.0.0.1"
     """Where replicas listen. They believe what the gateway says of tenants, so nobody else should reach them."""
     replica_name: str = ""
@@ -65,6 +83,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_token_s: float = 3600.0
     desired_valid_s: float = 30 * 86400.0
     lost_after_s: float = 90.0
+    import_python: str = ""
+    """Python of an environment with `tideline[import]`, which imports run in; empty for this program's own."""
+    import_memory_bytes: int = 8 << 30
+    """Memory of one import, all its processes together."""
+    import_seconds: float = 3600.0
+    import_disk_bytes: int = 32 << 30
+    """What one import may write, its source included."""
+    trial_memory_bytes: int = 4 << 30
+    """Memory a variant may take while it is tried, before its version exists."""
+    trial_seconds: float = 120.0
+    """How long the trial of one variant may take."""
     log_level: str = "info"
     log_file: str = ""
     log_inputs: bool = False
@@ -79,6 +108,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def artifacts(self) -> Path:
         """Where chunks are kept, by tenant."""
         return self.data / "artifacts"
+
+    @property
+    def imports(self) -> Path:
+        """Where what is imported lies while it is: sources by tenant, and a folder for the work."""
+        return self.data / "imports"
+
+    def import_chunks(self, tenant: str) -> Path:
+        """Where one tenant's sources lie, in chunks."""
+        return self.imports / tenant / "chunks"
+
+    @property
+    def hidden_from_imports(self) -> tuple[Path, ...]:
+        """What no import may read: keys, other tenants' models, the registry, the broker's passwords."""
+        database = self.database_url.removeprefix(SQLITE).partition("?")[0]
+        files = [f"{database}{end}" for end in ("", "-wal", "-shm")] if self.database_url.startswith(SQLITE) else []
+        return (self.data, *(Path(path) for path in (*files, self.mosquitto_dir) if path))
+
+    @property
+    def trials(self) -> Path:
+        """Where bundles are laid out while they are tried."""
+        return self.data / "trials"
+
+    @property
+    def trial_limits(self) -> TrialLimits:
+        """Bounds of one trial."""
+        return TrialLimits(memory_bytes=self.trial_memory_bytes, seconds=self.trial_seconds)
+
+    def replica_ports(self, index: int) -> tuple[int, int | None]:
+        """HTTP and gRPC port of replica `index`, as its settings say them."""
+        http, grpc = self.replica_port, self.replica_grpc_port
+        return (http + 2 * index if http else 0, grpc + 2 * index if grpc is not None and grpc > 0 else grpc)
 
     @property
     def secrets(self) -> Path:
@@ -111,7 +171,7 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
     settings = mechanism.load(Settings, prefix=PREFIX, flags=flags, environment=os.environ, file=file)
     for name, low, high in RANGES:
         value = getattr(settings, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
@@ -123,7 +183,8 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment that hands these settings to a child process."""
-    values = {PREFIX + name.upper(): _text(getattr(settings, name)) for name in settings.__struct_fields__}
+    given = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    values = {PREFIX + name.upper(): _text(value) for name, value in given.items() if value is not None}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return kept | values
 
@@ -131,6 +192,11 @@ def environment_of(settings: Settings) -> dict[str, str]:
 def environment_of_parent() -> dict[str, str]:
     """What this process inherited, for children that are configured by name."""
     return dict(os.environ)
+
+
+def import_environment() -> dict[str, str]:
+    """What an import inherits: how to find programs and the hub, and nothing that is secret or ours."""
+    return {name: value for name, value in os.environ.items() if name in IMPORT_INHERITS}
 
 
 def lifeline() -> int | None:

@@ -5,27 +5,27 @@ Shutdown order: stop accepting, drain, say goodbye to the control plane, close w
 
 import asyncio
 import importlib.metadata
-import os
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from edge_agent.config import Settings
 from edge_agent.control.applied import PolicyHolder
 from edge_agent.control.converge import Converger
-from edge_agent.control.enrol import Enrolment, enrol, enrol_once, enrolled_already, wanted_for
+from edge_agent.control.enrol import Enrolment, How, enrol, enrol_alone, identity_or_how
 from edge_agent.control.errand import Errands
 from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk
-from edge_agent.control.identity import AccessTokens, Identity, load_identity
+from edge_agent.control.identity import AccessTokens
 from edge_agent.control.link import Hooks, Link
 from edge_agent.control.state import AgentState
+from edge_agent.control.trials import Trials
 from edge_agent.control.trust import Trust
+from edge_agent.listening import TENANT, listen
 from edge_agent.parts import Core, Kept
 from edge_agent.serving import disk, why
 from edge_agent.serving.cloud import CloudTarget
@@ -34,7 +34,7 @@ from edge_agent.serving.measure import Measurements
 from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
 from edge_agent.status import Link as LinkState
-from edge_agent.status import Running, Standing, announce
+from edge_agent.status import Standing
 from edge_agent.telemetry.host import HostSampler, hardware
 from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval
@@ -45,18 +45,13 @@ from shared.io.clock import SystemClock
 from shared.io.durable import FolderLock
 from shared.io.logs import Log
 from shared.io.program import Program
-from shared.io.web import Site, middlewares
 from shared.protocol.enrolment import EnrolAnswer
 from shared.serving.catalog import order_of
 from shared.serving.decide.admission import Limits
 from shared.serving.engine import Engine
-from shared.serving.faces import health, http
-from shared.serving.faces.readiness import Readiness
-from shared.serving.input_log import with_inputs_logged
 from shared.serving.metrics import EngineMetrics
+from shared.serving.trial.replay import runtime
 
-TENANT = "default"
-"""Whose models a device serves that was never enrolled."""
 CLOSE_S = 10.0
 
 
@@ -70,8 +65,8 @@ async def build_agent(settings: Settings, log: Log) -> Program:
     """
     async with AsyncExitStack() as undo:
         undo.enter_context(FolderLock(settings.state, field="state_dir"))
-        identity, wanted = _identity(settings)
-        core = await _core(settings, log, undo)
+        identity, wanted = identity_or_how(settings.state, _how(settings))
+        core = await _core(settings, log, undo, kept=settings.state)
         state = AgentState(settings.state, first=int(core.clock.wall()))
         undo.callback(state.close)
         if state.recovered is not None:
@@ -87,7 +82,7 @@ async def build_agent(settings: Settings, log: Log) -> Program:
             log=log,
             dropped=core.metrics.dropped,
         )
-        await _listen(core, undo, announced=True)
+        await listen(core, undo, announced=True)
         _control(core, Kept(identity, state, uplink), wanted)
         core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
     return core.program
@@ -98,26 +93,27 @@ async def build_standalone(settings: Settings, log: Log, paths: Sequence[Path]) 
 
     Raises:
         Refused: a path holds nothing that can be served, or the port is taken.
-        Corrupt: a model cannot be loaded.
+        Corrupt: a model did not pass its trial, or cannot be loaded.
 
     """
     async with AsyncExitStack() as undo:
         core = await _core(settings, log, undo)
         active: dict[str, str] = {}
         for path in paths:
-            found = await asyncio.to_thread(disk.find, path, core.device)
+            found = await disk.find(path, core.device, core.trials, threads=settings.threads)
             name, version = found.manifest.name, found.manifest.version
             await core.engine.load(
                 TENANT, found.manifest, found.digest, found.folder, found.variant, threads=settings.threads
             )
             active[name] = max(active.get(name, version), version, key=order_of)
         core.engine.activate(TENANT, active)
-        await _listen(core, undo, announced=False)
+        await listen(core, undo, announced=False)
         core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
     return core.program
 
 
-async def _core(settings: Settings, log: Log, undo: AsyncExitStack) -> Core:
+async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Path | None = None) -> Core:
+    """`kept`: the folder in which it is remembered what passed its trial."""
     clock, registry, holder = SystemClock(), CollectorRegistry(), PolicyHolder()
     session = await undo.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=POOL)))
     engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), limits=Limits(tokens=settings.queue_tokens))
@@ -139,6 +135,9 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack) -> Core:
         interval=interval,
         clock=clock,
     )
+    trials = Trials(kept, limits=settings.trial_limits, runtime=runtime(), log=log)
+    standing = Standing(lambda: cloud.breaker.value)
+    known, standing.isolation = await asyncio.gather(asyncio.to_thread(hardware), trials.isolation())
     return Core(
         settings=settings,
         log=log,
@@ -155,40 +154,11 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack) -> Core:
         metrics=metrics,
         router=router,
         reach=reach,
-        standing=Standing(lambda: cloud.breaker.value),
-        hardware=await asyncio.to_thread(hardware),
+        standing=standing,
+        trials=trials,
+        hardware=known,
         version=_version(),
     )
-
-
-async def _listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
-    """Listen on the port and the socket; `announced` writes where into the state folder."""
-    settings, site = core.settings, Site(cancel_on_disconnect=True)
-
-    async def principal_of(_: web.Request) -> str:
-        return core.standing.tenant or TENANT
-
-    readiness = Readiness(catalog=core.engine, folder=settings.state if announced else None)
-    app = web.Application(middlewares=middlewares(core.log))
-    answer = with_inputs_logged(core.router, core.log, on=settings.log_inputs)
-    app.add_routes(http.routes(answer, core.router, clock=core.clock, principal_of=principal_of, readiness=readiness))
-    app.add_routes(
-        health.routes(instance="edge-agent", registry=core.registry, readiness=readiness, details=core.standing.details)
-    )
-    why.add_routes(app, core.ring)
-    undo.push_async_callback(site.close)
-    port = await site.start(app, host=settings.host, port=settings.port, uds=settings.uds)
-    url = f"http://{settings.host}:{port}"
-    if announced:
-        announce(settings.state, Running(pid=os.getpid(), url=url, uds=settings.uds))
-    core.log.info("listening", url=url, port=port, uds=settings.uds)
-
-    async def drain() -> None:
-        if not await site.drain(settings.drain_s):
-            core.log.warning("requests were cut off", count=site.in_flight)
-
-    core.program.on_stop("stop accepting", site.stop_accepting)
-    core.program.on_stop("drain", drain, timeout=settings.drain_s + 1.0)
 
 
 def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
@@ -237,7 +207,7 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
     converger = Converger(
         Trust(own.tenant, own.device, own.keys),
         store,
-        Errands(own.tenant, store, fetcher, core.engine, threads=settings.threads),
+        Errands(own.tenant, store, fetcher, core.engine, core.trials, threads=settings.threads),
         host=core.engine,
         holder=core.holder,
         device=core.device,
@@ -245,6 +215,7 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
         log=log,
         draw=random.random,
         changed=changed,
+        isolation=standing.isolation,
     )
     link = Link(
         own,
@@ -281,19 +252,11 @@ async def enrol_device(settings: Settings) -> EnrolAnswer:
         Transient: the cloud cannot be asked now.
 
     """
-    with FolderLock(settings.state, field="state_dir"):
-        _, wanted = _identity(settings)
-        if wanted is None:
-            raise enrolled_already(settings.state)
-        async with aiohttp.ClientSession() as session:
-            enrolled = await enrol_once(settings.state, wanted, http=session)
-    return enrolled.own
+    return await enrol_alone(settings.state, _how(settings))
 
 
-def _identity(settings: Settings) -> tuple[Identity | None, Enrolment | None]:
-    """What the device has, or how it gets it."""
-    identity, url, token = load_identity(settings.state), settings.enrol_url, settings.enrol_token
-    return identity, wanted_for(identity, url=url, token=token, hardware=hardware(), agent_version=_version())
+def _how(settings: Settings) -> How:
+    return How(settings.enrol_url, settings.enrol_token, hardware(), _version())
 
 
 def _version() -> str:

@@ -107,6 +107,8 @@ def lines_of(told: Mapping[str, object]) -> Sequence[str]:
     link = _map(told.get("link"))
     state = "not enrolled" if not link.get("enrolled") else "connected" if link.get("connected") else "not connected"
     lines.append(f"link       {state}" + (", control plane online" if link.get("control_plane_online") else ""))
+    if told.get("isolation"):
+        lines.append(f"isolation  {told.get('isolation')} while models are tried")
     for slot in ("accepted", "applied", "previous"):
         found = _map(told.get(slot))
         if found:

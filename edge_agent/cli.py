@@ -32,6 +32,9 @@ class Exit(IntEnum):
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="HTTP port; 0 is any free one.")]
+GrpcPort = Annotated[
+    int | None, typer.Option(help="gRPC port; the one after --port where absent, 0 any free one, -1 none.")
+]
 Uds = Annotated[str | None, typer.Option(help="Path of a Unix socket to listen on besides.")]
 StateDir = Annotated[str | None, typer.Option(help="Folder of what the device keeps.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
@@ -56,6 +59,7 @@ def run(
     *,
     host: Host = None,
     port: Port = None,
+    grpc_port: GrpcPort = None,
     uds: Uds = None,
     state_dir: StateDir = None,
     enrol_url: EnrolUrl = None,
@@ -69,6 +73,7 @@ def run(
     flags: dict[str, object] = {
         "host": host,
         "port": port,
+        "grpc_port": grpc_port,
         "uds": uds,
         "state_dir": state_dir,
         "enrol_url": enrol_url,
@@ -87,6 +92,7 @@ def serve(
     paths: Annotated[list[Path], typer.Argument(help="Folders with a bundle, or .onnx files.", metavar="PATH...")],
     host: Host = None,
     port: Port = None,
+    grpc_port: GrpcPort = None,
     uds: Uds = None,
     variant: Variant = None,
     threads: Threads = None,
@@ -97,6 +103,7 @@ def serve(
     flags: dict[str, object] = {
         "host": host,
         "port": port,
+        "grpc_port": grpc_port,
         "uds": uds,
         "variant": variant,
         "threads": threads,

@@ -9,16 +9,20 @@ import msgspec
 from shared.io import settings as mechanism
 from shared.io.program import lifeline_of
 from shared.protocol.errors import Refused
+from shared.serving.trial.verdict import TrialLimits
 
 PREFIX = "EDGE_AGENT_"
 RANGES = (
     ("port", 0, 65535),
+    ("grpc_port", -1, 65535),
     ("threads", 1, 1024),
     ("queue_tokens", 512, 1 << 40),
     ("spool_bytes", 100_000, 1 << 50),
     ("mqtt_keepalive_s", 1, 65535),
     ("telemetry_interval_s", 0.1, 86400.0),
     ("drain_s", 0.0, 3600.0),
+    ("trial_memory_bytes", 128 << 20, 1 << 50),
+    ("trial_seconds", 1.0, 86400.0),
 )
 """Numbers that are allowed, both ends included; NaN is in no range."""
 
@@ -29,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str = "./.tideline/edge"
     host: str = "127.0.0.1"
     port: int = 8090
+    grpc_port: int | None = None
+    """gRPC port; the one after `port` where absent, -1 for no gRPC."""
     uds: str = ""
     """Path of a Unix socket to listen on besides; empty for none."""
     enrol_url: str = ""
@@ -45,6 +51,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 10.0
     """How long a shutdown waits for requests in flight."""
     mqtt_keepalive_s: int = 15
+    trial_memory_bytes: int = 4 << 30
+    """Memory a model may take while it is tried in a process of its own, before it is loaded for the first time."""
+    trial_seconds: float = 120.0
+    """How long a trial may take."""
     log_level: str = "info"
     log_file: str = ""
     log_inputs: bool = False
@@ -54,6 +64,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def state(self) -> Path:
         """The state folder."""
         return Path(self.state_dir)
+
+    @property
+    def trial_limits(self) -> TrialLimits:
+        """Bounds of one trial."""
+        return TrialLimits(memory_bytes=self.trial_memory_bytes, seconds=self.trial_seconds)
 
     @property
     def bundles(self) -> Path:
@@ -71,7 +86,7 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
     settings = mechanism.load(Settings, prefix=PREFIX, flags=flags, environment=os.environ, file=file)
     for name, low, high in RANGES:
         value = getattr(settings, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")

@@ -9,6 +9,7 @@ from edge_agent.config import Settings
 from edge_agent.control.applied import PolicyHolder
 from edge_agent.control.identity import Identity
 from edge_agent.control.state import AgentState
+from edge_agent.control.trials import Trials
 from edge_agent.decide.variants import Device
 from edge_agent.serving.cloud import CloudTarget
 from edge_agent.serving.forward import Forwarder
@@ -47,6 +48,7 @@ class Core(NamedTuple):
     router: Router
     reach: Reach
     standing: Standing
+    trials: Trials
     hardware: Hardware
     version: str
 

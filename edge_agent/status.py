@@ -10,7 +10,7 @@ from edge_agent.control.state import FILE as RECORD
 from edge_agent.control.state import AgentState, Slot
 from shared.io.durable import FolderLock, write_durably
 from shared.protocol.errors import Refusal, Refused
-from shared.protocol.reported import Reported
+from shared.protocol.reported import Isolation, Reported
 
 FILE = "agent.json"
 
@@ -54,6 +54,7 @@ class Standing:
         self.device = ""
         self.link: Callable[[], Link] = lambda: Link(enrolled=False)
         self.report: Callable[[], Reported | None] = lambda: None
+        self.isolation = Isolation.NONE
 
     def details(self) -> Mapping[str, object]:
         """Now."""
@@ -62,6 +63,7 @@ class Standing:
             "device": self.device or None,
             "link": self.link(),
             "breaker": self._breaker(),
+            "isolation": self.isolation,
             "reported": self.report(),
         }
 

@@ -14,6 +14,7 @@ from cloud_core.api import (
     devices,
     events,
     groups,
+    imports,
     login,
     models,
     openapi,
@@ -30,6 +31,7 @@ from cloud_core.api.health import Health
 from cloud_core.api.routes import Api, Route
 from cloud_core.config import Settings
 from cloud_core.keys import Keys
+from cloud_core.models.trial import Gate
 from shared.io import web as http
 from shared.io.clock import Clock
 from shared.io.logs import Log
@@ -47,7 +49,7 @@ POLICY = (
 def table() -> tuple[Route, ...]:
     """Every route of the admin and device API."""
     resources_of = (
-        login, models, versions, chunks, devices, groups, policies, assignments, replicas, users, tokens, tenants,
+        login, models, versions, chunks, imports, devices, groups, policies, assignments, replicas, users, tokens, tenants,
         audit, events, device,
     )  # fmt: skip
     described = tuple(route for resource in resources_of for route in resource.routes())
@@ -61,9 +63,10 @@ def build_api(  # noqa: PLR0917 - what a composition hands over, in one order ev
     log: Log,
     registry: CollectorRegistry,
     clock: Clock,
+    gate: Gate,
 ) -> web.Application:
     """The application. The caller runs `app[FEED].run()`, a background task of its program, and disposes of the engine."""
-    api = Api(settings=settings, engine=engine, keys=keys, log=log, registry=registry, clock=clock)
+    api = Api(settings=settings, engine=engine, keys=keys, log=log, registry=registry, clock=clock, gate=gate)
     health = Health(api, version=_version())
     app = web.Application(middlewares=[*http.middlewares(log), _hardened], client_max_size=http.MAX_BODY)
     app[FEED] = api.feed

@@ -7,6 +7,7 @@ All refusals are one and the same answer.
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,7 +56,16 @@ class Authenticator:
             Refused: nobody we know.
 
         """
-        scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        return await self.told(request.headers)
+
+    async def told(self, headers: Mapping[str, str]) -> Principal:
+        """Who headers, or metadata, say sent what they came with.
+
+        Raises:
+            Refused: nobody we know.
+
+        """
+        scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() != "bearer":
             raise unauthenticated()
         return await self.bearer(token.strip())

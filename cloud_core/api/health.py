@@ -46,6 +46,7 @@ class Health:
             "ready": verdict.ready,
             "reasons": verdict.reasons,
             "models": verdict.models,
+            "isolation": self._api.gate.isolation,
         }
         return json_response(value)
 

@@ -16,6 +16,7 @@ from cloud_core.api.passwords import Passwords
 from cloud_core.config import Settings
 from cloud_core.decide.access import Principal, Resource, Verb
 from cloud_core.keys import Keys
+from cloud_core.models.trial import Gate
 from cloud_core.store.database import Connection
 from shared.bundle.store import ChunkStore
 from shared.io.clock import Clock
@@ -77,13 +78,16 @@ class Api:
         log: Log,
         registry: CollectorRegistry,
         clock: Clock,
+        gate: Gate,
     ) -> None:
+        """`gate` decides which versions may exist."""
         self.settings = settings
         self.engine = engine
         self.keys = keys
         self.log = log
         self.registry = registry
         self.clock = clock
+        self.gate = gate
         self.access = AccessTokens(keys.access)
         self.authenticator = Authenticator(engine, self.access, clock)
         self.passwords = Passwords()
@@ -92,6 +96,10 @@ class Api:
     def artifacts(self, tenant: str) -> ChunkStore:
         """The chunks of one tenant."""
         return ChunkStore(self.settings.artifacts / tenant)
+
+    def import_sources(self, tenant: str) -> ChunkStore:
+        """What one tenant uploaded to be imported; no device ever reads it."""
+        return ChunkStore(self.settings.import_chunks(tenant))
 
 
 class Call:

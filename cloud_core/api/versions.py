@@ -4,18 +4,20 @@ import asyncio
 
 import msgspec
 
+from cloud_core.api.chunks import incomplete
 from cloud_core.api.models import PATH as MODELS
 from cloud_core.api.paging import QUERY, page_within
 from cloud_core.api.routes import Call, Needs, Page, Reply, Route, Scope, absent, conflict, document
+from cloud_core.api.while_present import while_present
 from cloud_core.decide.access import Resource, Verb
 from cloud_core.store import assignments, models, versions
+from cloud_core.store.publication import Prepared, prepare, publish
 from cloud_core.store.versions import Version
 from shared.bundle.chunks import chunks_of
-from shared.bundle.manifest import MAX_BYTES, Chunk, Manifest, digest_of, parse_manifest
-from shared.protocol.errors import Refusal, Refused
+from shared.bundle.manifest import MAX_BYTES
+from shared.protocol.errors import Refused
 
 PATH = MODELS + "/{model}/versions"
-_NAMED = 3
 
 
 class VersionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +39,17 @@ class VersionDetail(VersionView, frozen=True, kw_only=True):
     manifest: msgspec.Raw | None
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """A manifest that was checked: its text, digest and value."""
+class Published(VersionView, frozen=True, kw_only=True):
+    """A version that was just published. `unrun` says of each variant that could not be tried here why; it was inspected only."""
 
-    text: str
-    digest: str
-    manifest: Manifest
+    unrun: tuple[str, ...] = ()
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """A manifest that was checked and whose variants passed."""
+
+    prepared: Prepared
+    unrun: tuple[str, ...]
 
 
 async def listed(call: Call) -> Reply:
@@ -61,13 +68,10 @@ async def shown(call: Call) -> Reply:
     return Reply(value=VersionDetail(manifest=document(version.manifest), **view), revision=version.digest)
 
 
-async def checked(call: Call) -> Prepared:
-    """Ahead of publishing: is this a manifest of this model, and is every chunk here?"""
-    try:
-        text = call.body.decode()
-    except UnicodeDecodeError as error:
-        raise Refused("the manifest is not UTF-8", field="body") from error
-    manifest = parse_manifest(call.body)
+async def checked(call: Call) -> Tried:
+    """Ahead of publishing: is this a manifest of this model, is every chunk here, and does each variant pass its trial?"""
+    prepared = prepare(call.body)
+    manifest = prepared.manifest
     if manifest.name != call.segment("model"):
         raise Refused(
             "the manifest is another model's", field="name", value=manifest.name, allowed=call.segment("model")
@@ -76,33 +80,24 @@ async def checked(call: Call) -> Prepared:
     wanted = chunks_of(manifest.files)
     lacking = await asyncio.to_thread(lambda: [chunk for chunk in wanted if store.size(chunk.digest) != chunk.size])
     if lacking:
-        raise _incomplete(lacking)
-    # Kept byte for byte: the digest of these very bytes is the version's identity.
-    return Prepared(text, digest_of(call.body), manifest)
+        raise incomplete(lacking)
+    return await while_present(call.request, _tried(call, prepared))
+
+
+async def _tried(call: Call, prepared: Prepared) -> Tried:
+    passed = await call.api.gate.passed(call.body, prepared.manifest, call.api.artifacts(call.tenant))
+    return Tried(prepared, passed.unrun)
 
 
 async def published(call: Call) -> Reply:
     """Make a version of a manifest; publishing the same again answers the same."""
-    prepared: Prepared = call.prepared
-    name, version = prepared.manifest.name, prepared.manifest.version
-    await models.create(call.connection, call.tenant, name, description="", now=call.now)
-    held = await versions.publish(
-        call.connection,
-        call.tenant,
-        model=name,
-        version=version,
-        digest=prepared.digest,
-        manifest=prepared.text,
-        published_by=call.principal.label,
-        now=call.now,
+    tried: Tried = call.prepared
+    stored = await publish(
+        call.connection, call.tenant, tried.prepared, published_by=call.principal.label, now=call.now
     )
-    if not held:
-        raise conflict("the version stands with other content", field="version", value=version, code="immutable")
-    stored = await versions.get(call.connection, call.tenant, name, version)
-    if stored is None:
-        raise RuntimeError("a version that was just stored is there")
+    name, version = stored.model, stored.version
     return Reply(
-        value=_view(stored),
+        value=Published(unrun=tried.unrun, **msgspec.structs.asdict(_view(stored))),
         status=201,
         revision=stored.digest,
         location=f"{MODELS}/{name}/versions/{version}",
@@ -135,18 +130,6 @@ def _order(version: Version) -> str:
     return f"{version.created_at:020.6f}/{version.version}"
 
 
-def _incomplete(lacking: list[Chunk]) -> Refused:
-    named = ", ".join(chunk.digest for chunk in lacking[:_NAMED])
-    return Refused(
-        f"{len(lacking)} chunks of the manifest are not here",
-        kind=Refusal.UNPROCESSABLE,
-        field="files",
-        value=named,
-        allowed="upload them first",
-        code="chunks-missing",
-    )
-
-
 def _view(version: Version) -> VersionView:
     manifest = version.parsed
     return VersionView(
@@ -173,7 +156,8 @@ def routes() -> tuple[Route, ...]:
         Route(
             method="POST", path=PATH, access=create, scope=Scope.WRITE, run=published, before=checked,
             body=bytes, max_body=MAX_BYTES, status=201,
-            summary="Publish a version: the body is its manifest, its chunks are here already", answer=VersionView,
+            summary="Publish a version: the body is its manifest, its chunks are here already; each variant is tried first",
+            answer=Published,
         ),
         Route(
             method="GET", path=one, access=read, scope=Scope.READ, run=shown,

@@ -53,12 +53,21 @@ class Client:
         return _decoded(await self._send("GET", where, query=query), into)
 
     async def send(
-        self, method: str, where: str, body: object = None, *, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        where: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
     ) -> Any:
-        """POST, PUT or DELETE; `body` bytes go as they are. What came back, decoded; None for nothing."""
+        """POST, PUT or DELETE; `body` bytes go as they are. What came back, decoded; None for nothing.
+
+        `patience_s`: how long the answer may be waited for where it takes longer than others do.
+        """
         data = body if isinstance(body, bytes) else None if body is None else msgspec.json.encode(body)
         given = {"Content-Type": "application/json"} if data is not None else {}
-        answer = await self._send(method, where, data=data, headers={**given, **(headers or {})})
+        answer = await self._send(method, where, data=data, headers={**given, **(headers or {})}, patience_s=patience_s)
         return _decoded(answer, Any) if answer else None
 
     async def pages(self, where: str, into: type[T], **query: str) -> AsyncIterator[T]:
@@ -81,6 +90,7 @@ class Client:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
     ) -> bytes:
         if self._http is None:
             raise RuntimeError("a client is used inside its `async with`")
@@ -88,6 +98,9 @@ class Client:
         if self._target.token is not None:
             named["Authorization"] = f"Bearer {self._target.token}"
         url = self._target.url + where
+        timeout = self._timeout
+        if patience_s is not None:
+            timeout = aiohttp.ClientTimeout(total=None, connect=timeout.connect, sock_read=patience_s)
         try:
             async with self._http.request(
                 # A stream, so that a chunk of megabytes does not go out in one step.
@@ -97,6 +110,7 @@ class Client:
                 headers=named,
                 params=dict(query or {}),
                 allow_redirects=False,
+                timeout=timeout,
             ) as answer:
                 content = await answer.read()
         except aiohttp.InvalidURL as error:

@@ -1,15 +1,23 @@
 """`fleetctl models`: models and their versions; publishing a folder."""
 
-import asyncio
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
+from rich.console import Group
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
 
+from cloud_core.ctl import imports
+from cloud_core.ctl.card import VersionDetail, card
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.output import AsJson, called, console, say, size_of, table
+from cloud_core.ctl.upload import upload
+from cloud_core.decide.wanted import newest
 from cloud_core.models.publish import build_bundle
 from shared.bundle.chunks import chunks_of
 from shared.bundle.manifest import Chunk
@@ -18,8 +26,10 @@ from shared.protocol.errors import Refused
 
 cli = typer.Typer(no_args_is_help=True, help="Models and their versions.")
 Name = Annotated[str, typer.Argument(help="The model.")]
-PARALLEL = 4
-"""Chunks on their way at the same time."""
+TRIED_S = 3600.0
+"""Longer than the trials of any version take."""
+cli.command("import")(imports.import_)
+cli.command("imports")(imports.imports)
 
 
 @cli.command("list")
@@ -35,26 +45,26 @@ def list_(context: typer.Context, *, as_json: AsJson = False) -> None:
 
 
 @cli.command()
-def show(context: typer.Context, name: Name, *, as_json: AsJson = False) -> None:
-    """Show the versions of one model."""
+def show(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[str | None, typer.Argument(help="One version; all of them where absent.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show the card of a version; of a model, its versions and the card of the newest."""
+    if version is not None:
+        raw = called(context, lambda client: client.get(path("models", name, "versions", version), msgspec.Raw))
+        say(raw, card(msgspec.json.decode(raw, type=VersionDetail)), as_json=as_json)
+        return
 
-    async def work(client: Client) -> list[dict[str, Any]]:
-        return [item async for item in client.pages(path("models", name, "versions"), dict[str, Any])]
+    async def work(client: Client) -> list[msgspec.Raw]:
+        listed = [item async for item in client.pages(path("models", name, "versions"), dict[str, Any])]
+        return [await client.get(path("models", name, "versions", one["version"]), msgspec.Raw) for one in listed]
 
     found = called(context, work)
-    rows = [
-        (
-            version["version"],
-            version["task"],
-            ", ".join(version["variants"]),
-            size_of(version["size"]),
-            version["digest"][:12],
-            version["published_by"],
-        )
-        for version in found
-    ]
-    shown = table("VERSION", "TASK", "VARIANTS", "SIZE", "DIGEST", "PUBLISHED BY", rows=rows)
-    say(found, shown if rows else "no version", as_json=as_json)
+    details = [msgspec.json.decode(raw, type=VersionDetail) for raw in found]
+    say(found, _versions(details) if details else "no version", as_json=as_json)
 
 
 @cli.command()
@@ -77,13 +87,22 @@ def publish(
         reading = progress.add_task("reading", total=None)
         manifest, data = build_bundle(source, store)
         progress.remove_task(reading)
+        uploading = progress.add_task("uploading", total=None)
+
+        def read(chunk: Chunk) -> bytes:
+            return store.get(chunk.digest)
+
+        def sent(done: int, total: int) -> None:
+            progress.update(uploading, completed=done, total=total)
 
         async def work(client: Client) -> Any:
-            await _upload(client, store, chunks_of(manifest.files), progress)
-            return await client.send("POST", path("models", manifest.name, "versions"), data)
+            await upload(client, path("chunks"), chunks_of(manifest.files), read, sent)
+            # Every variant is tried before there is a version of it.
+            return await client.send("POST", path("models", manifest.name, "versions"), data, patience_s=TRIED_S)
 
         made = called(context, work)
-    say(made, f"published {made['model']}@{made['version']} ({made['digest'][:12]})", as_json=as_json)
+    lines = [f"published {made['model']}@{made['version']} ({made['digest'][:12]})", *made.get("unrun", ())]
+    say(made, "\n".join(lines), as_json=as_json)
 
 
 @cli.command()
@@ -101,18 +120,18 @@ def delete(
     say({"deleted": what}, f"deleted {what}", as_json=as_json)
 
 
-async def _upload(client: Client, store: ChunkStore, chunks: tuple[Chunk, ...], progress: Progress) -> None:
-    asked = {"digests": [chunk.digest for chunk in chunks]}
-    missing = set((await client.send("POST", path("chunks") + ":missing", asked))["missing"])
-    wanted = [chunk for chunk in chunks if chunk.digest in missing]
-    task = progress.add_task("uploading", total=sum(chunk.size for chunk in wanted))
-    slots = asyncio.Semaphore(PARALLEL)
-
-    async def upload(chunk: Chunk) -> None:
-        async with slots:
-            data = await asyncio.to_thread(store.get, chunk.digest)
-            kind = {"Content-Type": "application/octet-stream"}
-            await client.send("PUT", path("chunks", chunk.digest), data, headers=kind)
-            progress.advance(task, chunk.size)
-
-    await asyncio.gather(*(upload(chunk) for chunk in wanted))
+def _versions(details: Sequence[VersionDetail]) -> Group | Table:
+    rows = [
+        (
+            detail.version,
+            detail.task,
+            ", ".join(variant.name for variant in detail.manifest.variants),
+            size_of(detail.size),
+            detail.digest[:12],
+            detail.published_by,
+        )
+        for detail in details
+    ]
+    shown = table("VERSION", "TASK", "VARIANTS", "SIZE", "DIGEST", "PUBLISHED BY", rows=rows)
+    highest = newest([detail.version for detail in details])
+    return Group(shown, Text(""), card(next(detail for detail in details if detail.version == highest)))

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -20,9 +20,9 @@ from shared.protocol.errors import Refusal, Refused, TidelineError, Transient, U
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 STATES = {
-    "online": "green", "ready": "green", "applied": "green",
+    "online": "green", "ready": "green", "applied": "green", "completed": "green",
     "stale": "yellow", "converging": "yellow", "fetching": "yellow", "verifying": "yellow", "loading": "yellow",
-    "warming": "yellow", "draining": "yellow",
+    "warming": "yellow", "draining": "yellow", "queued": "yellow", "in_progress": "yellow",
     "lost": "red", "failed": "red", "refused": "red",
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ def target(context: typer.Context) -> config.Target:
     return config.read(url=options.url, file=options.file)
 
 
-def say(value: object, shown: Table | Text | str | None, *, as_json: bool) -> None:
+def say(value: object, shown: Group | Table | Text | str | None, *, as_json: bool) -> None:
     """`value` as JSON, or what people see."""
     if as_json:
         sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

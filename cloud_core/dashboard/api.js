@@ -40,16 +40,25 @@ async function request(path, options = {}) {
   return response;
 }
 
-export async function devices() {
+async function pages(path) {
   const all = [];
   let cursor = "";
   do {
-    const page = await (await request(`/api/v1/devices?limit=200${cursor && `&cursor=${encodeURIComponent(cursor)}`}`)).json();
+    const page = await (await request(`${path}?limit=200${cursor && `&cursor=${encodeURIComponent(cursor)}`}`)).json();
     all.push(...page.items);
     cursor = page.next ?? "";
   } while (cursor);
   return all;
 }
+
+const NEWEST_IMPORTS = 50;
+const versionsOf = (model) => `/api/v1/models/${encodeURIComponent(model)}/versions`;
+
+export const devices = () => pages("/api/v1/devices");
+export const models = () => pages("/api/v1/models");
+export const versions = (model) => pages(versionsOf(model));
+export const version = async (model, name) => (await request(`${versionsOf(model)}/${encodeURIComponent(name)}`)).json();
+export const imports = async () => (await (await request(`/api/v1/imports?limit=${NEWEST_IMPORTS}`)).json()).items;
 
 // Server-Sent Events over fetch, because EventSource cannot send a bearer token. Calls onEvent for each; returns when the stream ends.
 export async function events({ last, signal, onOpen, onEvent }) {

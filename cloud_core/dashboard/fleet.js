@@ -1,35 +1,9 @@
-// Drawing. Text only ever enters the page as text nodes: what a device reports is never markup.
+// The fleet: tiles, devices, and the latest events.
 
-const TONES = {
-  online: "good", stale: "warn", lost: "bad", never: "idle",
-  ready: "good", failed: "bad", refused: "bad", applied: "good", converging: "warn", none: "idle",
-};
-const TEN_SECONDS = 10;
+import { ago, element, percent, state, sum } from "./draw.js";
 
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("data-") || key.startsWith("aria-")) made.setAttribute(key, value);
-    else made[key] = value;
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
-
-const state = (text) => element("span", { className: "state", "data-tone": TONES[text] ?? "warn" }, text);
 const generation = (order) => (order ? `${order[0]}.${order[1]}` : "–");
-const percent = (share) => (share === undefined || share === null ? "–" : `${Math.round(share * 100)} %`);
 const milliseconds = (seconds) => (seconds === undefined || seconds === null ? "–" : `${(seconds * 1000).toPrecision(3)} ms`);
-const sum = (numbers) => numbers.reduce((total, n) => total + n, 0);
-
-function ago(at) {
-  if (!at) return "never";
-  const seconds = Math.max(0, Date.now() / 1000 - at);
-  if (seconds < TEN_SECONDS) return "now";
-  if (seconds < 120) return `${Math.round(seconds)} s ago`;
-  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
-  return `${Math.round(seconds / 3600)} h ago`;
-}
 
 function answered(telemetry) {
   if (!telemetry) return ["–"];
@@ -108,13 +82,14 @@ export function drawTiles(section, fleet) {
 const KEPT = 100;
 
 // Samples come all the time and are drawn as levels; the list is for what a person would call news.
-const NO_NEWS = new Set(["telemetry"]);
+const NO_NEWS = new Set(["telemetry", "progress"]);
+const nameOf = (event) => (event.resource === "imports" && event.data ? `${event.data.model}@${event.data.version}` : event.name);
 
 export function drawEvent(list, event) {
   if (NO_NEWS.has(event.kind)) return;
   const at = new Date(event.at * 1000);
   list.prepend(
-    element("li", {}, element("time", { dateTime: at.toISOString() }, at.toLocaleTimeString()), `${event.resource}/${event.name} ${event.kind}`),
+    element("li", {}, element("time", { dateTime: at.toISOString() }, at.toLocaleTimeString()), `${event.resource}/${nameOf(event)} ${event.kind}`),
   );
   while (list.children.length > KEPT) list.lastChild.remove();
 }

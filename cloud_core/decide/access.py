@@ -32,6 +32,7 @@ class Resource(StrEnum):
     MODELS = "models"
     VERSIONS = "versions"
     CHUNKS = "chunks"
+    IMPORTS = "imports"
     DEVICES = "devices"
     GROUPS = "groups"
     POLICIES = "policies"
@@ -92,7 +93,7 @@ class Denied(msgspec.Struct, frozen=True):
 _ALL = frozenset(Resource)
 _FLEET = frozenset({
     Resource.MODELS, Resource.VERSIONS, Resource.CHUNKS, Resource.DEVICES, Resource.GROUPS, Resource.POLICIES,
-    Resource.ASSIGNMENTS,
+    Resource.ASSIGNMENTS, Resource.IMPORTS,
 })  # fmt: skip
 _SECRET = frozenset({Resource.USERS, Resource.TOKENS, Resource.AUDIT})
 _SEEN = _ALL - _SECRET - {Resource.INFERENCE, Resource.CONTENT, Resource.CHUNKS}

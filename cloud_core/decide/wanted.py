@@ -3,11 +3,14 @@
 Devices overflow to the version they run, so everything assigned must be there; the newest is for callers that name no version.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 
 from shared.bundle.manifest import Variant
+
+ANYWHERE = frozenset({"onnx", "onnxruntime", "CPUExecutionProvider"})
+"""What every replica has."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -54,12 +57,16 @@ def precedence(version: str) -> tuple[tuple[int, ...], int, tuple[tuple[int, int
     return tuple(int(number) for number in numbers.split(".")), 0 if pre else 1, identifiers, build
 
 
-def variant_for(variants: Sequence[Variant], preferred: str) -> Variant:
-    """The variant to run: the preferred one, else the first that runs on any CPU, else the first there is."""
+def variant_for(variants: Sequence[Variant], preferred: str, offers: Set[str] = ANYWHERE) -> Variant:
+    """The variant to run: the preferred one, else the first that runs on what the replica `offers`, else the first there is.
+
+    `offers` holds runtimes, execution providers and CPU features. What does not run here is refused by name when it is loaded.
+    """
     for variant in variants:
         if variant.name == preferred:
             return variant
     for variant in variants:
-        if "CPUExecutionProvider" in variant.requirements.providers and not variant.requirements.features:
+        needs = {variant.runtime, *variant.requirements.providers, *variant.requirements.features}
+        if needs <= offers:
             return variant
     return variants[0]

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -36,24 +36,27 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
 def choose_ports(edges: int, *, usual: bool = True) -> tuple[Ports, list[str]]:
     """The contract's ports where they are free, others where not; and a sentence for each that is not the usual one.
 
-    Without `usual`, any free ones: for platforms that stand beside each other.
+    Without `usual`, any free ones: for platforms that stand beside each other. gRPC is on the port after HTTP's.
     """
     notes: list[str] = []
     taken: set[int] = set()
 
-    def choose(what: str, wanted: int) -> int:
-        port = wanted if usual and wanted not in taken and _is_free(wanted) else _any_free(taken)
+    def choose(what: str, wanted: int, *, adjacent: int = 1) -> int:
+        def fits(port: int) -> bool:
+            return all(each not in taken and _is_free(each) for each in range(port, port + adjacent))
+
+        port = wanted if usual and fits(wanted) else _any(fits)
         if usual and port != wanted:
             notes.append(f"port {wanted} for {what} is taken: using {port}")
-        taken.add(port)
+        taken.update(range(port, port + adjacent))
         return port
 
     ports = Ports(
         api=choose("the API and dashboard", 8080),
-        gateway=choose("the gateway", 8081),
+        gateway=choose("the gateway", 8081, adjacent=2),
         mqtt=choose("MQTT", 1883),
-        replica=choose("the replica", 8200),
-        edges=tuple(choose(f"edge {i + 1}", 8090 + 2 * i) for i in range(edges)),
+        replica=choose("the replica", 8200, adjacent=2),
+        edges=tuple(choose(f"edge {i + 1}", 8090 + 2 * i, adjacent=2) for i in range(edges)),
     )
     return ports, notes
 
@@ -63,17 +66,17 @@ def _is_free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError:
+        except (OSError, OverflowError):
             return False
         return True
 
 
-def _any_free(taken: set[int]) -> int:
+def _any(fits: Callable[[int], bool]) -> int:
     while True:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port: int = probe.getsockname()[1]
-        if port not in taken:
+        if fits(port):
             return port
 
 

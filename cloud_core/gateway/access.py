@@ -4,6 +4,8 @@ A database that is away must not stop inference: then an access token is believe
 API token for as long as it was known a moment ago. A disabled user is let in that much longer at the most.
 """
 
+from collections.abc import Mapping
+
 from aiohttp import hdrs, web
 
 from cloud_core.api.access_tokens import AccessTokens
@@ -38,8 +40,17 @@ class Access:
             Transient: the database, needed to say, is away.
 
         """
-        principal = await self.principal(request)
         reads = request.method in (hdrs.METH_GET, hdrs.METH_HEAD) or request.path in _READS
+        return await self.tenant_in(request.headers, reads)
+
+    async def tenant_in(self, headers: Mapping[str, str], reads: bool) -> str:
+        """The tenant of a call with these headers, or metadata; `reads`: it only looks.
+
+        Raises:
+            Refused, Transient: as `tenant`.
+
+        """
+        principal = await self._principal(headers)
         verdict = may(principal, Verb.READ if reads else Verb.INFER, Target(principal.tenant, Resource.INFERENCE))
         if isinstance(verdict, Denied):
             raise Refused(
@@ -50,24 +61,17 @@ class Access:
             )
         return principal.tenant
 
-    async def principal(self, request: web.Request) -> Principal:
-        """Who sent this request.
-
-        Raises:
-            Refused: nobody we know.
-            Transient: the database, needed to say, is away.
-
-        """
+    async def _principal(self, headers: Mapping[str, str]) -> Principal:
         try:
-            principal = await self._authenticator.principal(request)
+            principal = await self._authenticator.told(headers)
         except Transient:
-            known = self._without_database(_token(request))
+            known = self._without_database(_token(headers))
             if known is None:
                 raise
             return known
         if len(self._good) >= _REMEMBERED:
             self._good.clear()
-        self._good[hash_of(_token(request))] = (principal, self._clock.wall() + self._trust_s)
+        self._good[hash_of(_token(headers))] = (principal, self._clock.wall() + self._trust_s)
         return principal
 
     def _without_database(self, token: str) -> Principal | None:
@@ -81,5 +85,5 @@ class Access:
         return principal
 
 
-def _token(request: web.Request) -> str:
-    return request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")[2].strip()
+def _token(headers: Mapping[str, str]) -> str:
+    return headers.get(hdrs.AUTHORIZATION, "").partition(" ")[2].strip()

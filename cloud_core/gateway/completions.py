@@ -14,9 +14,14 @@ _DATA = b"data:"
 _DONE = b"[DONE]"
 
 
+_SPOKEN = frozenset({"max_tokens", "temperature", "top_p", "stop", "seed"})
+"""Parameters that OpenAI's body has fields for; others are ours."""
+
+
 class _Choice(msgspec.Struct, frozen=True):
     text: str = ""
     finish_reason: str | None = None
+    truncated: bool = False
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -43,11 +48,15 @@ def completion_body(request: Request) -> bytes:
     if request.texts is None or len(request.texts) != 1:
         raise Refused("only one text can be streamed", kind=Refusal.UNPROCESSABLE, field="texts", value=request.count)
     model = f"{request.model}@{request.version}" if request.version else request.model
-    return msgspec.json.encode({**request.parameters, "model": model, "prompt": request.texts[0], "stream": True})
+    body: dict[str, object] = {"model": model, "prompt": request.texts[0], "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    body |= {name: value for name, value in request.parameters.items() if name in _SPOKEN}
+    ours = {name: value for name, value in request.parameters.items() if name not in _SPOKEN}
+    return msgspec.json.encode(body | ({"parameters": ours} if ours else {}))
 
 
 async def chunks_of(answer: aiohttp.ClientResponse, request: Request) -> AsyncGenerator[Response, None]:
-    """The pieces in an event stream.
+    """The pieces in an event stream. The last one waits for the usage that comes after it, and brings it.
 
     Raises:
         Corrupt: something else than chunks of a completion.
@@ -56,36 +65,41 @@ async def chunks_of(answer: aiohttp.ClientResponse, request: Request) -> AsyncGe
     """
     name, _, variant = answer.headers.get(Header.MODEL, "").partition("/")
     version = name.partition("@")[2] or request.version or ""
+    last: Text | None = None
+    usage = _Usage()
+
+    def piece(text: Text) -> Response:
+        return Response(
+            id=request.id,
+            model=request.model,
+            version=version,
+            variant=variant,
+            digest="",
+            task=TaskKind.TEXT_GENERATION.value,
+            results=(text,),
+            where=Where.CLOUD,
+            why=answer.headers.get(Header.WHY, ""),
+        )
+
     async for line in answer.content:
         if not line.startswith(_DATA):
             continue
         data = line[len(_DATA) :].strip()
         if data == _DONE:
-            return
+            break
         try:
             chunk = _chunk.decode(data)
         except msgspec.DecodeError as error:
             raise Corrupt(f"the stream is not one of completions: {error}") from error
         if chunk.error is not None:
             raise Transient(str(chunk.error.get("message", "the replica gave up")), why=Unavailable.NOT_READY)
+        usage = chunk.usage or usage
         for choice in chunk.choices:
-            usage = chunk.usage or _Usage()
-            yield Response(
-                id=request.id,
-                model=request.model,
-                version=version,
-                variant=variant,
-                digest="",
-                task=TaskKind.TEXT_GENERATION.value,
-                results=(
-                    Text(
-                        text=choice.text,
-                        tokens=usage.completion_tokens,
-                        prompt_tokens=usage.prompt_tokens,
-                        finish=choice.finish_reason,
-                    ),
-                ),
-                where=Where.CLOUD,
-                why=answer.headers.get(Header.WHY, ""),
-            )
-    raise Transient("the replica's stream ended before it was done", why=Unavailable.UNREACHABLE)
+            text = Text(text=choice.text, finish=choice.finish_reason, truncated=choice.truncated)
+            if choice.finish_reason is None:
+                yield piece(text)
+            else:
+                last = text
+    if last is None:
+        raise Transient("the replica's stream ended before it was done", why=Unavailable.UNREACHABLE)
+    yield piece(msgspec.structs.replace(last, tokens=usage.completion_tokens, prompt_tokens=usage.prompt_tokens))

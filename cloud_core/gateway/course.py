@@ -7,10 +7,12 @@ from types import TracebackType
 from typing import Self
 
 from cloud_core.gateway.explanations import Attempt
+from shared.bundle.manifest import TaskKind
 from shared.io.clock import Clock
 from shared.protocol.errors import Transient, Unavailable
 from shared.serving.answer import Request, Response
 from shared.serving.catalog import Listed
+from shared.serving.tasks.generation_parameters import wanted_tokens
 
 MAX_TRIES = 2
 _AGAIN = (Unavailable.UNREACHABLE, Unavailable.NOT_READY)
@@ -31,7 +33,7 @@ class Course:
         self.request = request
         self.listed = listed
         self.deadline = deadline
-        self.cost = cost_of(request)
+        self.cost = cost_of(request, listed.task)
         self.began = clock.monotonic()
         self.tried: frozenset[str] = frozenset()
         self.attempts: list[Attempt] = []
@@ -78,8 +80,9 @@ class Course:
         return self.deadline - self._clock.monotonic()
 
 
-def cost_of(request: Request) -> float:
-    """Predicted tokens: characters of text (about one token each in Chinese), elements of tensors; never 0."""
+def cost_of(request: Request, task: TaskKind) -> float:
+    """Predicted tokens: characters of text (about one token each in Chinese) and what may be written to it, else elements; never 0."""
     if request.texts is not None:
-        return float(sum(len(text) + 2 for text in request.texts))
+        written = wanted_tokens(request.parameters) if task is TaskKind.TEXT_GENERATION else 0
+        return float(sum(len(text) + 2 + written for text in request.texts))
     return float(max(1, sum(int(array.size) for array in (request.tensors or {}).values())))

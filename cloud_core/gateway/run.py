@@ -27,6 +27,7 @@ from shared.io.logs import Log
 from shared.io.mqtt import MqttLink
 from shared.io.program import Program
 from shared.io.web import Site
+from shared.serving.faces.grpc_site import GrpcSite
 from shared.serving.input_log import with_inputs_logged
 
 TOKENS_REMEMBERED_S = 5.0
@@ -100,13 +101,15 @@ async def run_gateway(
         log=log,
         clock=clock,
     )
-    site = Site(cancel_on_disconnect=True)
+    site, grpc = Site(cancel_on_disconnect=True), GrpcSite()
     await watch.look()
-    port = await site.start(build_gateway(parts), host=settings.host, port=settings.gateway_port)
+    faces = build_gateway(parts, grpc.details)
+    port = await site.start(faces.application, host=settings.host, port=settings.gateway_port)
+    await grpc.start(faces.grpc, host=settings.host, asked=settings.gateway_grpc_port, http=settings.gateway_port)
     program.task("watch", watch.run)
     program.task("mqtt", link.run)
     program.task("pressure", pressure.run)
-    stop_site(program, site, drain=drain)
+    stop_site(program, site, grpc, drain=drain)
     program.on_stop("mqtt", link.close)
     program.on_stop("replica connections", session.close)
     return port

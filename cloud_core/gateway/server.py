@@ -1,6 +1,6 @@
-"""The gateway's HTTP application: the inference faces over the balancer, health of every replica, and why."""
+"""The gateway's faces over the balancer, on HTTP and gRPC; on HTTP also health of every replica, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from aiohttp import web
@@ -17,6 +17,7 @@ from shared.io.web import MAX_BODY, json_response, middlewares
 from shared.serving.answer import Answer
 from shared.serving.decide.readiness import Check
 from shared.serving.faces import health, http
+from shared.serving.faces.context import GrpcPorts
 from shared.serving.faces.readiness import Readiness
 
 
@@ -34,8 +35,15 @@ class Parts(NamedTuple):
     clock: Clock
 
 
-def build_gateway(parts: Parts) -> web.Application:
-    """The application."""
+class Faces(NamedTuple):
+    """What is asked over HTTP, and over gRPC."""
+
+    application: web.Application
+    grpc: GrpcPorts
+
+
+def build_gateway(parts: Parts, details: Callable[[], Mapping[str, object]] = dict) -> Faces:
+    """Both; `details` is what else `/health` tells."""
 
     def checks() -> tuple[Check, ...]:
         live = any(parts.fleet.is_live(name) for name in parts.fleet.members)
@@ -45,8 +53,8 @@ def build_gateway(parts: Parts) -> web.Application:
             Check(name="replicas", ok=live, detail="no replica reports"),
         )
 
-    def replicas() -> Mapping[str, object]:
-        return {"replicas": [_told(parts.fleet, name) for name in parts.fleet.members]}
+    def more() -> Mapping[str, object]:
+        return {"replicas": [_told(parts.fleet, name) for name in parts.fleet.members], **details()}
 
     async def why(request: web.Request) -> web.Response:
         tenant = await parts.access.tenant(request)
@@ -56,7 +64,7 @@ def build_gateway(parts: Parts) -> web.Application:
     readiness = Readiness(checks=checks)
     application = web.Application(middlewares=middlewares(parts.log), client_max_size=MAX_BODY)
     application.add_routes(
-        health.routes(instance="cloud-core/gateway", registry=parts.registry, readiness=readiness, details=replicas)
+        health.routes(instance="cloud-core/gateway", registry=parts.registry, readiness=readiness, details=more)
     )
     application.add_routes(
         http.routes(
@@ -68,7 +76,8 @@ def build_gateway(parts: Parts) -> web.Application:
         )
     )
     application.add_routes([web.get("/v1/why/{request_id}", why)])
-    return application
+    grpc = GrpcPorts(parts.answer, parts.catalog, parts.clock, readiness, parts.access.tenant_in, parts.log)
+    return Faces(application, grpc)
 
 
 def _told(fleet: Fleet, name: str) -> dict[str, object]:

@@ -27,7 +27,7 @@ POLL_S = 0.25
 FULL_EVERY_S = 30.0
 CHUNK = 200
 """Generations per transaction, so that other writers get their turn."""
-OUTCOMES = ("generation", "blocked", "online", "offline", "lost", "reported", "telemetry")
+OUTCOMES = ("generation", "blocked", "online", "offline", "lost", "reported", "telemetry", "progress")
 """Kinds of events that follow from what the loops do or hear: none of them changes what a device should run."""
 
 

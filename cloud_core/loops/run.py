@@ -1,14 +1,18 @@
 """The leading loops as a process: what is built, what runs, and how it stops."""
 
 import random
+import sys
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cloud_core.broker.service import service_server
-from cloud_core.config import Settings
+from cloud_core.config import Settings, import_environment
 from cloud_core.keys import Keys
 from cloud_core.loops.converged import Convergence
+from cloud_core.loops.import_attempt import Importer
+from cloud_core.loops.import_child import Limits
+from cloud_core.loops.imports import Imports, Place
 from cloud_core.loops.ingest import Ingest
 from cloud_core.loops.metrics import LoopMetrics
 from cloud_core.loops.publish import Publish
@@ -16,6 +20,7 @@ from cloud_core.loops.reconcile import Reconcile
 from cloud_core.loops.roster import Roster
 from cloud_core.loops.state import CloudLink
 from cloud_core.loops.sweep import Sweep
+from cloud_core.models.trial import Gate
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.io.mqtt import Outcome
@@ -27,12 +32,13 @@ async def run_loops(
     *,
     engine: AsyncEngine,
     keys: Keys,
+    gate: Gate,
     program: Program,
     log: Log,
     registry: CollectorRegistry,
     clock: Clock,
 ) -> CloudLink:
-    """Hand all loops to `program`, which the caller then runs.
+    """Hand all loops to `program`, which the caller then runs. `gate` decides which imported versions may exist.
 
     Returns:
         The link, for readiness: whether the broker is there.
@@ -52,6 +58,7 @@ async def run_loops(
         log=log,
     )
     sweep = Sweep(engine, lost_after=settings.lost_after_s, metrics=metrics, clock=clock, log=log)
+    importing = Imports(engine, _place(settings), _importer(settings), gate, clock=clock, log=log)
     roster = Roster(engine, settings, keys, gone=publish.clear, clock=clock, log=log)
 
     def count(kind: str, outcome: Outcome) -> None:
@@ -74,5 +81,22 @@ async def run_loops(
     program.task("ingest", lambda: ingest.run(link.publish))
     program.task("sweep", sweep.run)
     program.task("roster", roster.run)
+    program.task("imports", importing.run)
+    program.on_stop("imports", importing.close)
     program.on_stop("mqtt", link.close)
     return link
+
+
+def _place(settings: Settings) -> Place:
+    return Place(settings.imports, sources=settings.import_chunks, artifacts=lambda tenant: settings.artifacts / tenant)
+
+
+def _importer(settings: Settings) -> Importer:
+    python = settings.import_python or sys.executable
+    return Importer(
+        python,
+        program=(python, "-P", "-m", "cloud_core.importer"),
+        environment=import_environment(),
+        limits=Limits(settings.import_memory_bytes, settings.import_seconds, settings.import_disk_bytes),
+        hidden=settings.hidden_from_imports,
+    )

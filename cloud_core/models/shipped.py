@@ -1,14 +1,14 @@
-"""The small models that come with Tideline: source folders inside the installed package."""
+"""The small models that come with Tideline: bundles inside the installed package, as the importer made them of their sources."""
 
 from importlib import resources
 from pathlib import Path
 
-from cloud_core.models.source import SOURCE_FILE
+from shared.bundle.manifest import MANIFEST_FILE
 
 
 def shipped_models() -> list[Path]:
-    """Their source folders, by name; each can be given to `publish.build_bundle`."""
+    """Their bundles, by name; each can be given to `publish.build_bundle`."""
     root = Path(str(resources.files("cloud_core.models"))) / "shipped"
     if not root.is_dir():
         return []
-    return sorted(folder for folder in root.iterdir() if (folder / SOURCE_FILE).is_file())
+    return sorted(folder for folder in root.iterdir() if (folder / MANIFEST_FILE).is_file())

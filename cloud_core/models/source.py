@@ -22,7 +22,8 @@ class SourceProcessing(msgspec.Struct, frozen=True, kw_only=True):
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """A model in source form. `max_length` counts tokens, special ones included; fields it does not know are let be.
 
-    `dimension` is the length of an embedding where it is known.
+    `dimension` is the length of an embedding where it is known. `plain_int8`: the model was scored in the plain form of int8, and
+    keeps it when it is imported again (see `cloud_core/importer/int8_per_token.py`).
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     pooling: str | None = None
     normalize: bool = False
     dimension: int | None = None
+    plain_int8: bool = False
     processing: SourceProcessing = SourceProcessing()
     description: str = ""
 

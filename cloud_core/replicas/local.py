@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cloud_core.decide import restart as backoff
-from cloud_core.decide.wanted import Version, newest, variant_for, wanted
+from cloud_core.decide.wanted import ANYWHERE, Version, newest, variant_for, wanted
 from cloud_core.store import replicas, serving
 from cloud_core.store.database import read, write
 from shared.bundle.install import collect_bundles, install
@@ -45,10 +45,11 @@ class Place(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """The variant preferred, and ONNX Runtime threads of each session."""
+    """The variant preferred, threads of each session, and the runtimes and providers this replica has."""
 
     variant: str
     threads: int
+    offers: frozenset[str] = ANYWHERE
 
 
 class _Failure(NamedTuple):
@@ -180,11 +181,13 @@ class LocalReplica:
         data = manifest_text.encode()
         try:
             manifest = parse_manifest(data)
-            variant = variant_for(manifest.variants, self._preference.variant).name
+            variant = variant_for(manifest.variants, self._preference.variant, self._preference.offers).name
             self._enter(version, ModelState.FETCHING)
             store = ChunkStore(self._place.artifacts / version.tenant)
             folder = await asyncio.to_thread(install, data, variant, store, self._place.bundles)
             self._enter(version, ModelState.LOADING)
+            # Not tried in a process of its own first, as a device does: a version exists only once every variant of it passed
+            # the control plane's gate (`cloud_core.models.trial`): run there, or inspected where a trial cannot run it.
             await self._engine.load(
                 version.tenant, manifest, version.digest, folder, variant, threads=self._preference.threads
             )

@@ -87,6 +87,39 @@ versions = sa.Table(
     sa.UniqueConstraint("tenant", "digest"),
 )
 
+imports = sa.Table(
+    "imports",
+    metadata,
+    sa.Column("tenant", sa.ForeignKey("tenants.tenant"), primary_key=True),
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("request", sa.Text, nullable=False, comment="what was asked, files and their chunks included"),
+    sa.Column("requested_by", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("step", sa.String(64), nullable=False, default=""),
+    sa.Column("done", sa.Float, nullable=False, default=0.0, comment="of all work, 0 to 1"),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("error", sa.Text, comment="why it failed"),
+    sa.Column("digest", sa.String(64), comment="of the version it made"),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("finished_at", sa.Float),
+    sa.Index("ix_imports_state", "state", "created_at"),
+    sa.Index("ix_imports_tenant_created_at", "tenant", "created_at", "id"),
+    sa.Index(
+        "uq_imports_live",
+        "tenant",
+        "model",
+        "version",
+        unique=True,
+        sqlite_where=sa.text("state IN ('queued', 'in_progress')"),
+        postgresql_where=sa.text("state IN ('queued', 'in_progress')"),
+    ),
+)
+
 groups = sa.Table(
     "groups",
     metadata,

@@ -71,6 +71,13 @@ async def get(connection: Connection, tenant: str, model: str, version: str, *, 
     return await first(connection, statement.with_for_update(read=True) if lock else statement, Version)
 
 
+async def digest_of(connection: Connection, tenant: str, model: str, version: str) -> str | None:
+    """The digest a version has, or had: one that is deleted keeps its name."""
+    own = sa.and_(_T.c.tenant == tenant, _T.c.model == model, _T.c.version == version)
+    found: str | None = (await connection.execute(sa.select(_T.c.digest).where(own))).scalar_one_or_none()
+    return found
+
+
 async def by_digest(connection: Connection, tenant: str, digest: str) -> Version | None:
     """The version whose manifest has this digest, deleted or not: a device may still run it."""
     statement = sa.select(*columns(_T, Version)).where(_T.c.tenant == tenant, _T.c.digest == digest)

@@ -30,7 +30,7 @@ from shared.io.logs import Log
 from shared.io.mqtt import backoff
 from shared.protocol.desired import Generation, SignedGeneration
 from shared.protocol.errors import Refusal, Refused, Transient
-from shared.protocol.reported import Convergence, Reported
+from shared.protocol.reported import Convergence, Isolation, Reported
 
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 60.0
@@ -65,8 +65,12 @@ class Converger:
         log: Log,
         draw: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
+        isolation: Isolation | None = None,
     ) -> None:
-        """`changed` is called whenever `report` would say something new; `draw` gives a number from [0, 1)."""
+        """`changed` is called whenever `report` would say something new; `draw` gives a number from [0, 1).
+
+        `isolation` is only told: what keeps models off the network while they are tried.
+        """
         self.refused: dict[str, int] = {}
         """Generations that were not accepted, counted by the code of the refusal."""
         self._trust = trust
@@ -78,6 +82,7 @@ class Converger:
         self._log = log
         self._draw = draw
         self._changed = changed
+        self._isolation = isolation
         self._accepting = asyncio.Lock()
         self._news = asyncio.Event()
         self._target: _Target | None = None
@@ -169,7 +174,9 @@ class Converger:
         """The whole state of this device; epoch, sequence number and time are the link's."""
         target = self._target.generation if self._target is not None else None
         listed = self._host.models(self._trust.tenant)
-        return report_of(target, self._holder.generation, listed, self._standing, self._refusal, now=self._clock.wall())
+        current, now = self._holder.generation, self._clock.wall()
+        report = report_of(target, current, listed, self._standing, self._refusal, now=now)
+        return msgspec.structs.replace(report, isolation=self._isolation)
 
     async def _advance(self, target: _Target) -> _Round:
         """One round: one step at the most."""

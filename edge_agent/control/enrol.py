@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
 
 from edge_agent.control.identity import Identity, load_identity, new_identity, post, save_identity
+from shared.io.durable import FolderLock
 from shared.io.logs import Log
 from shared.io.mqtt import backoff
 from shared.protocol.enrolment import EnrolAnswer, EnrolRequest
@@ -26,6 +28,44 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     hardware: Hardware
     agent_version: str
+
+
+class How(NamedTuple):
+    """How a device without an identity would get one: the control plane's URL and a one-time token, empty for none."""
+
+    url: str
+    token: str
+    hardware: Hardware
+    agent_version: str
+
+
+def identity_or_how(state: Path, how: How) -> tuple[Identity | None, Enrolment | None]:
+    """What the device of a state folder is, and how it is to be enrolled where it is not. Blocks.
+
+    Raises:
+        Refused: it is not, and nobody said where to get an identity.
+        Corrupt: its identity cannot be read.
+
+    """
+    identity = load_identity(state)
+    return identity, wanted_for(identity, **how._asdict())
+
+
+async def enrol_alone(state: Path, how: How) -> EnrolAnswer:
+    """Enrol a device that does not run.
+
+    Raises:
+        Refused: it is enrolled already, an agent uses the folder, or the cloud does not take the token.
+        Transient: the cloud cannot be asked now.
+
+    """
+    with FolderLock(state, field="state_dir"):
+        _, wanted = identity_or_how(state, how)
+        if wanted is None:
+            raise enrolled_already(state)
+        async with aiohttp.ClientSession() as session:
+            enrolled = await enrol_once(state, wanted, http=session)
+    return enrolled.own
 
 
 def wanted_for(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk, ModelHost
+from edge_agent.control.trials import Trials
 from edge_agent.decide.steps import Collect, Failure, Fetch, Install, Load, Step, Unload, subject
 from shared.bundle import install as bundles
 from shared.bundle.chunks import missing
@@ -27,12 +28,15 @@ class Seen(NamedTuple):
 class Errands:
     """Runs steps; knows nothing of what comes next."""
 
-    def __init__(self, tenant: str, disk: Disk, fetcher: Fetcher, host: ModelHost, *, threads: int = 1) -> None:
+    def __init__(
+        self, tenant: str, disk: Disk, fetcher: Fetcher, host: ModelHost, trials: Trials, *, threads: int = 1
+    ) -> None:
         """`threads` is the agent's own setting, where a generation leaves it."""
         self._tenant = tenant
         self._disk = disk
         self._fetcher = fetcher
         self._host = host
+        self._trials = trials
         self._threads = threads
 
     async def run(self, step: Step, limits: Limits, *, progress: Callable[[int, int], None]) -> None:
@@ -121,6 +125,8 @@ class Errands:
             await asyncio.to_thread(bundles.remove, folder)
             raise
         threads = limits.threads or self._threads
+        # What kills a process kills another one than this; what passed once is not tried again.
+        await self._trials.require(digest, variant, folder, threads=threads)
         await self._host.load(self._tenant, found.manifest, digest, folder, variant, threads=threads)
 
     def _collect(self, step: Collect) -> None:

@@ -1,6 +1,6 @@
 """How sure an answer is of itself: what a cascade compares with the policy's threshold."""
 
-from shared.serving.answer import Entities, Label, Response
+from shared.serving.answer import Entities, Label, Relations, Response
 
 
 def confidence_of(response: Response) -> float | None:
@@ -12,6 +12,8 @@ def confidence_of(response: Response) -> float | None:
                 scores.append(result.score)
             case Entities():
                 scores.extend(entity.score for entity in result.entities)
+            case Relations():
+                scores.extend(relation.score for relation in result.relations)
             case _:
                 return None
     return min(scores, default=None)

@@ -1,17 +1,20 @@
-"""Models straight from disk, with no cloud: folders with a bundle in them, and plain `.onnx` files."""
+"""Models straight from disk, with no cloud: folders with a bundle in them, and plain `.onnx` files. Each passes its trial first."""
 
-import hashlib
+import asyncio
+import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from edge_agent.control.trials import Trials
 from edge_agent.decide.variants import Device, Unfit, choose_variant
+from shared.bundle.install import check_file
 from shared.bundle.manifest import MANIFEST_FILE, Manifest, Variant, canonical, digest_of, parse_manifest
 from shared.protocol.errors import Corrupt, Refusal, Refused
-from shared.serving.plain_onnx import VARIANT, manifest_of_onnx
+from shared.serving.plain_onnx import VARIANT, tried_onnx
 
-BLOCK = 1 << 20
 ONNX = ".onnx"
 
 
@@ -24,31 +27,35 @@ class OnDisk(NamedTuple):
     variant: str
 
 
-def find(path: Path, device: Device) -> OnDisk:
-    """What `path` holds. Blocks: files of a bundle are hashed, a plain program is opened once for its inputs.
+async def find(path: Path, device: Device, trials: Trials, *, threads: int) -> OnDisk:
+    """What `path` holds, tried and fit to be loaded.
 
     Raises:
         Refused: neither a bundle nor an `.onnx` file, or no variant in it that this device can run.
-        Corrupt: files that are not those of the manifest.
+        Corrupt: files that are not those of the manifest, or a program that did not pass its trial.
+        Transient: it cannot be tried now.
 
     """
-    if path.suffix == ONNX and path.is_file():
-        manifest = manifest_of_onnx(path)
+    if path.suffix == ONNX and await asyncio.to_thread(path.is_file):
+        manifest = await tried_onnx(path, limits=trials.limits, threads=threads, trial=trials.trial)
         return OnDisk(manifest, digest_of(canonical(manifest)), path.parent, VARIANT)
-    if (path / MANIFEST_FILE).is_file():
-        return _bundle(path, device)
-    raise Refused(
-        "nothing that can be served",
-        kind=Refusal.NOT_FOUND,
-        field="PATH",
-        value=str(path),
-        allowed=f"a folder with {MANIFEST_FILE}, or a file that ends in {ONNX}",
-    )
+    if not await asyncio.to_thread((path / MANIFEST_FILE).is_file):
+        raise Refused(
+            "nothing that can be served",
+            kind=Refusal.NOT_FOUND,
+            field="PATH",
+            value=str(path),
+            allowed=f"a folder with {MANIFEST_FILE}, or a file that ends in {ONNX}",
+        )
+    found = await asyncio.to_thread(_bundle, path, device)
+    await trials.require(found.digest, found.variant, found.folder, threads=threads)
+    return found
 
 
 def _bundle(folder: Path, device: Device) -> OnDisk:
     data = (folder / MANIFEST_FILE).read_bytes()
     manifest = parse_manifest(data)
+    _check_names(folder, manifest)
     # An installed bundle holds the files of one variant: what is not there is no choice.
     here = tuple(each for each in manifest.variants if all((folder / name).is_file() for name in each.files))
     if not here:
@@ -57,21 +64,20 @@ def _bundle(folder: Path, device: Device) -> OnDisk:
     if isinstance(chosen, Unfit):
         raise Refused("no variant fits this device", kind=Refusal.UNSUPPORTED, field="PATH", value=chosen.detail)
     for entry in manifest.files_of(chosen):
-        if _sha256(folder / entry.path) != entry.sha256:
-            raise Corrupt(f"{folder / entry.path} is not the file of the manifest")
+        check_file(folder / entry.path, entry)
     return OnDisk(manifest, digest_of(data), folder, chosen)
+
+
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    """A bundle is files its manifest names, and nothing else: no links, no folders, no dotfiles."""
+    known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+    for found in os.scandir(folder):
+        if found.name not in known:
+            raise Corrupt(f"{found.name} is not part of the bundle in {folder}", code="extra-file")
+        how = found.stat(follow_symlinks=False)
+        if not stat.S_ISREG(how.st_mode) or how.st_nlink != 1:
+            raise Corrupt(f"{found.name} in {folder} is a link or no file", code="not-a-file")
 
 
 def _only(manifest: Manifest, variants: tuple[Variant, ...]) -> Manifest:
     return msgspec.structs.replace(manifest, variants=variants)
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                found.update(block)
-    except OSError as error:
-        raise Corrupt(f"{path} cannot be read: {error.strerror}") from error
-    return found.hexdigest()

@@ -9,7 +9,8 @@ Invariants:
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 import msgspec
 
@@ -90,7 +91,7 @@ class Router:
         self._ended(trip, response, OK)
         return response
 
-    async def stream(self, request: Request) -> AsyncIterator[Response]:
+    async def stream(self, request: Request) -> AsyncGenerator[Response, None]:
         """The answer in pieces where the device computes it; the cloud's comes as one piece.
 
         Once a piece is out, nothing falls back: a caller never sees two beginnings.
@@ -99,9 +100,10 @@ class Router:
         last: Response | None = None
         try:
             if isinstance(trip.verdict, Local):
-                async for piece in self._pieces(trip, trip.verdict.reason):
-                    last = piece
-                    yield piece
+                async with aclosing(self._pieces(trip, trip.verdict.reason)) as pieces:
+                    async for piece in pieces:
+                        last = piece
+                        yield piece
             if last is None:
                 last = await self._travel(trip)
                 yield last
@@ -219,13 +221,14 @@ class Router:
         self._asked(trip, where, reason, OK, began=began)
         return msgspec.structs.replace(response, id=trip.request.id, where=where, why=reason.value)
 
-    async def _pieces(self, trip: Trip, reason: Reason) -> AsyncIterator[Response]:
+    async def _pieces(self, trip: Trip, reason: Reason) -> AsyncGenerator[Response, None]:
         """The device's pieces; nothing at all where it fails before the first and the cloud may be asked."""
         began, started = self._clock.monotonic(), False
         try:
-            async for piece in self._engine.stream(trip.request):
-                started = True
-                yield msgspec.structs.replace(piece, id=trip.request.id, where=Where.LOCAL, why=reason.value)
+            async with aclosing(self._engine.stream(trip.request)) as pieces:
+                async for piece in pieces:
+                    started = True
+                    yield msgspec.structs.replace(piece, id=trip.request.id, where=Where.LOCAL, why=reason.value)
         except (Overloaded, Transient, Corrupt) as error:
             self._asked(trip, Where.LOCAL, reason, outcome_of(error), began=began, error=error.message)
             cloud = self._cloud.state(trip.request.model, trip.rules)

@@ -1,6 +1,6 @@
-"""Write the `ner-zh` source folder: both ONNX variants, CRF, tokenizer, description, golden answers; and check them.
+"""Write the `ner-zh` source folder: the ONNX program, CRF, tokenizer, description, golden answers; and check them.
 
-Every number in model.json and CARD.md is measured here on the files as written, by onnxruntime: parity with torch,
+Every number in model.json and notes.md is measured here on the files as written, by onnxruntime: parity with torch,
 that padding and batch mates change nothing, and how often int8 finds the same entities as fp32.
 """
 
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from examples.shipped_models.crf import TAGS, spans, viterbi
 from examples.shipped_models.encoder import round_to_fp16
 from examples.shipped_models.ner_batches import Encoder, collate
-from examples.shipped_models.ner_card import write_card
 from examples.shipped_models.ner_grammar import Grammar, Sentence
 from examples.shipped_models.ner_model import NerTagger
+from examples.shipped_models.ner_notes import write_notes
 from examples.shipped_models.ner_scores import DEV, FRESH, Span, predict, read_dev, score
-from examples.shipped_models.onnx_int8 import quantize_per_token, store_weights_as_fp16, write_model
+from examples.shipped_models.source_folder import write_programs
 from examples.shipped_models.tokenizer import save_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -33,7 +33,6 @@ MAX_LENGTH = 128
 GENERATED = 500
 GENERATED_SEED = 20_261_121
 GOLDEN = 22
-LARGEST_FOLDER = 5_200_000
 
 
 class Served:
@@ -126,13 +125,9 @@ def export(model: NerTagger, vocabulary: list[str], out: Path, trained: dict[str
     np.savez(out / "crf.npz", **crf)
     save_tokenizer(vocabulary, out)
     (out / "vocab.txt").unlink()
-    graph = to_onnx(model)
-    sizes = {
-        "fp32": write_model(store_weights_as_fp16(graph), out / "model.fp32.onnx"),
-        "int8": write_model(quantize_per_token(graph), out / "model.int8.onnx"),
-    }
     encoder = Encoder(vocabulary)
-    served = {name: Served(out / f"model.{name}.onnx", crf, encoder) for name in sizes}
+    programs = zip(("fp32", "int8"), write_programs(to_onnx(model), out), strict=True)
+    served = {name: Served(path, crf, encoder) for name, path in programs}
     agreement = check(served, model, encoder)
     dev, fresh = read_dev(DEV), read_dev(FRESH)
     texts = [item.text for item in dev]
@@ -156,13 +151,12 @@ def export(model: NerTagger, vocabulary: list[str], out: Path, trained: dict[str
         "fresh_scores": unseen,
         "int8_agreement": agreement,
         "trained": trained,
+        "plain_int8": True,
     }
     _write_json(out / "model.json", description)
     _write_json(out / "golden.json", {"items": picked})
-    write_card(out / "CARD.md", description, sizes, len(dev), len(fresh))
-    print(json.dumps({"sizes": sizes, **description}, ensure_ascii=False, indent=1))
-    if sum(sizes.values()) > LARGEST_FOLDER:
-        raise RuntimeError(f"the variants are too large together: {sizes}")
+    write_notes(out / "notes.md", description, len(dev), len(fresh))
+    print(json.dumps(description, ensure_ascii=False, indent=1))
 
 
 def _write_json(path: Path, value: object) -> None:

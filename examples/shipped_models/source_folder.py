@@ -1,7 +1,7 @@
-"""Writes a model's source folder (what the publisher turns into a bundle) and checks what it wrote.
+"""Writes a model's source folder (what `release` has the importer turn into a bundle) and checks what it wrote.
 
-The fp32 and the int8 file come from one traced graph. Both are run by ONNX Runtime here, and the folder is refused
-where padding or batch mates change an answer, or where int8 strays from fp32.
+Beside the fp32 program lies the int8 one as the importer will make it, only to be scored. Both are run by ONNX Runtime here, and
+the folder is refused where padding or batch mates change an answer, or where int8 strays from fp32.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from examples.shipped_models.onnx_int8 import quantize_per_token, store_weights_as_fp16, write_model
+from cloud_core.importer.fp16_weights import store_weights_as_fp16
+from cloud_core.importer.int8_per_token import quantize_per_token
 from examples.shipped_models.tokenizer import build_tokenizer, save_tokenizer
 from examples.shipped_models.training_loop import encode, pad
 
-SOURCES = Path(__file__).parents[2] / "cloud_core" / "models" / "shipped"
+SOURCES = Path(__file__).parents[2] / "build" / "sources"
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 Floats = NDArray[np.float32]
 
@@ -77,13 +78,21 @@ def cosines(left: Floats, right: Floats) -> Floats:
 
 
 def write_models(model: nn.Module, output: str, vocabulary: list[str], max_length: int, folder: Path) -> list[Runner]:
-    """Write both variants and the tokenizer; return a runner of each, fp32 first."""
+    """Write the program and the tokenizer; return a runner of the fp32 and of the int8 form."""
     save_tokenizer(vocabulary, folder)
     (folder / "vocab.txt").unlink()  # tokenizer.json holds it
-    graph = trace(model, output)
-    write_model(store_weights_as_fp16(graph), folder / "model.fp32.onnx")
-    write_model(store_weights_as_fp16(quantize_per_token(graph)), folder / "model.int8.onnx")
-    return [Runner(folder / f"model.{name}.onnx", vocabulary, max_length) for name in ("fp32", "int8")]
+    return [Runner(path, vocabulary, max_length) for path in write_programs(trace(model, output), folder)]
+
+
+def write_programs(graph: onnx.ModelProto, folder: Path) -> tuple[Path, Path]:
+    """The fp32 program, and the int8 one that is only scored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fp32, int8 = folder / "model.fp32.onnx", folder / "scored.int8.onnx"
+    store_weights_as_fp16(graph)
+    onnx.save(graph, str(fp32))
+    quantize_per_token(graph)
+    onnx.save(graph, str(int8))
+    return fp32, int8
 
 
 def check_batch_mates(runners: list[Runner], texts: list[str], seed: int = 0) -> dict[str, float]:
@@ -113,8 +122,3 @@ def check_against_torch(model: nn.Module, runner: Runner, texts: list[str]) -> f
 def write_json(path: Path, value: object) -> None:
     """Readable, stable JSON."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of the two variants."""
-    return {name: (folder / name).stat().st_size for name in ("model.fp32.onnx", "model.int8.onnx")}

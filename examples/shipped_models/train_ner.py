@@ -24,7 +24,7 @@ from examples.shipped_models.ner_model import NerTagger
 from examples.shipped_models.ner_scores import DEV, predict, read_dev, score
 from examples.shipped_models.ner_segments import WORD_TAGS
 
-TARGET = Path(__file__).parents[2] / "cloud_core" / "models" / "shipped" / "ner-zh"
+TARGET = Path(__file__).parents[2] / "build" / "sources" / "ner-zh"
 VOCABULARY = 4800
 BATCH = 64
 PEAK_RATE = 8e-4

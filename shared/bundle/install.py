@@ -127,7 +127,7 @@ def verify_installed(folder: Path) -> Installed:
         if extra:
             raise Corrupt(f"{folder.name}: not part of the bundle: {', '.join(sorted(extra))}", code="extra-file")
         for entry in files:
-            _check_file(folder / entry.path, entry)
+            check_file(folder / entry.path, entry)
     return Installed(folder, digest, variant, manifest)
 
 
@@ -230,7 +230,7 @@ def _lock(folder: Path) -> int:
 def _assemble(entry: File, folder: Path, store: ChunkStore) -> None:
     _write(folder / entry.path, (block for chunk in entry.chunks for block in store.read(chunk.digest)))
     # Read back from the file: what was written is what is vouched for.
-    _check_file(folder / entry.path, entry)
+    check_file(folder / entry.path, entry)
 
 
 def _write(path: Path, blocks: Iterator[bytes]) -> None:
@@ -245,7 +245,13 @@ def _write(path: Path, blocks: Iterator[bytes]) -> None:
         os.close(handle)
 
 
-def _check_file(path: Path, entry: File) -> None:
+def check_file(path: Path, entry: File) -> None:
+    """Hold a file against its entry: a regular file of its own, of that size and hash.
+
+    Raises:
+        Corrupt: it is not; says what it is.
+
+    """
     found, size = hashlib.sha256(), 0
     for block in _blocks(path, limit=entry.size):
         found.update(block)

@@ -10,13 +10,11 @@ Invariants:
 
 import asyncio
 import errno
-import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import structlog
 from aiohttp import ClientPayloadError, hdrs, web
 from aiohttp.http import HttpProcessingError
 
@@ -32,7 +30,7 @@ from shared.io.problems import (
     problem_response,
     shape_of,
 )
-from shared.protocol import names
+from shared.io.request_ids import request_id_of
 from shared.protocol.errors import Corrupt, Refusal, Refused, TidelineError
 from shared.protocol.topics import Header
 
@@ -78,10 +76,7 @@ def middlewares(
 @web.middleware
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id: the caller's where it is well formed, else a new UUID; logs of the request carry it."""
-    given = request.headers.get(Header.REQUEST_ID)
-    known = given if given is not None and names.REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-    request[REQUEST_ID] = known
-    structlog.contextvars.bind_contextvars(request_id=known)
+    request[REQUEST_ID] = request_id_of(request.headers.get(Header.REQUEST_ID))
     return await handler(request)
 
 

@@ -75,6 +75,11 @@ class Refused(TidelineError):
         self.value = value
         self.allowed = allowed
 
+    def renamed(self, field: str) -> "Refused":
+        """The same refusal, of `field`."""
+        message = self.message.partition("; field ")[0]
+        return Refused(message, kind=self.kind, field=field, value=self.value, allowed=self.allowed, code=self.code)
+
 
 class Overloaded(TidelineError):
     """The caller must come back after `retry_after` seconds."""

@@ -39,6 +39,14 @@ class Convergence(StrEnum):
     REFUSED = "refused"
 
 
+class Isolation(StrEnum):
+    """What keeps the process in which a model is tried off the network."""
+
+    NAMESPACE = "namespace"
+    SECCOMP = "seccomp"
+    NONE = "none"
+
+
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     """One model version. `progress` is 0 to 1 within the step; `active` says whether requests are answered by it."""
 
@@ -53,7 +61,10 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reported(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole reported state. `applied` is the generation that answers requests, `target` the newest accepted one."""
+    """The whole reported state. `applied` is the generation that answers requests, `target` the newest accepted one.
+
+    `isolation`: what keeps models off the network while they are tried, before they are loaded.
+    """
 
     epoch: int
     seq: int
@@ -65,6 +76,7 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
     step: str | None = None
     error: str | None = None
     policy_revision: int | None = None
+    isolation: Isolation | None = None
     agent_version: str = ""
     state_digest: str = ""
 

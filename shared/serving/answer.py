@@ -76,6 +76,35 @@ class Entities(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
 
 
+class Relation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found under a path of types: `object` is of `type`; `subject`, what it was asked of, is None at the first level.
+
+    Offsets in Unicode code points, `end` exclusive. `within`: what `subject` itself was asked of, outermost first. `score` is
+    the probability of the whole path.
+    """
+
+    type: str
+    subject: str | None
+    object: str
+    score: float
+    object_start: int
+    object_end: int
+    subject_type: str | None = None
+    subject_start: int | None = None
+    subject_end: int | None = None
+    within: tuple[Entity, ...] = ()
+
+
+class Relations(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything extracted from one text, in the order of the schema.
+
+    `truncated`: the text was cut, or so much was found that not all that follows from it was asked for.
+    """
+
+    relations: tuple[Relation, ...]
+    truncated: bool = False
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     """One vector, float32[dim]; `tokens` is what the text cost."""
 
@@ -100,7 +129,7 @@ class Tensors(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, Array]
 
 
-Result = Label | Entities | Embedding | Text | Tensors
+Result = Label | Entities | Relations | Embedding | Text | Tensors
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

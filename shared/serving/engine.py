@@ -8,7 +8,7 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -82,7 +82,7 @@ class Engine(Versions):
         """Tokens the request will cost, guessed without tokenizing; 0 for a model that is not loaded."""
         key = (request.tenant, request.model, request.version or self.active(request.tenant).get(request.model, ""))
         model = self._models.get(key)
-        return sum(model.task.estimate(item) for item in _items(request)) if model is not None else 0
+        return _estimated(model, request) if model is not None else 0
 
     async def answer(self, request: Request) -> Response:
         """The whole answer."""
@@ -103,9 +103,9 @@ class Engine(Versions):
             Refused, Transient, Corrupt: as `answer`.
 
         """
-        await self._model_of(request).measure(_items(request))
+        await self._model_of(request).measure(_items(request), request.parameters)
 
-    async def stream(self, request: Request) -> AsyncIterator[Response]:
+    async def stream(self, request: Request) -> AsyncGenerator[Response, None]:
         """The answer of a one-item request in pieces."""
         if request.count != 1:
             raise Refused(
@@ -115,7 +115,8 @@ class Engine(Versions):
         began = self._clock.monotonic()
         sink = Streaming()
         try:
-            with model.queue.reserve(self._admitted(model, request, began)) as permit:
+            admitted = self._admitted(model, request, began)
+            with model.queue.reserve(admitted) as permit:
                 prepared = await model.prepare(_items(request), request.parameters)
                 model.submit(permit, prepared, sink, priority=request.priority, deadline=request.deadline)
                 while True:
@@ -123,6 +124,8 @@ class Engine(Versions):
                         result, timing, final = await sink.piece()
                     yield self._response(model, request, (result,), timing)
                     if final:
+                        # Without the time its reader took.
+                        model.took(admitted.predicted, self._clock.monotonic() - timing.queue - timing.compute)
                         break
         except TimeoutError as error:
             missed = deadline_missed()
@@ -150,9 +153,10 @@ class Engine(Versions):
             return self._response(model, request, results, gathering.timing)
 
     def _admitted(self, model: LoadedModel, request: Request, now: float) -> Admitted:
-        items = _items(request)
-        tokens = sum(model.task.estimate(item) for item in items)
-        ask = Ask(entries=len(items), tokens=tokens, bytes=request.body_bytes, seconds=predict(model.cost, tokens))
+        tokens = _estimated(model, request)
+        ask = Ask(
+            entries=len(_items(request)), tokens=tokens, bytes=request.body_bytes, seconds=predict(model.cost, tokens)
+        )
         stretch = factor(model.calibration, now=now)
         verdict = admit(self._load(model, now), self._limits, ask, deadline=request.deadline, now=now, stretch=stretch)
         if isinstance(verdict, Shed):
@@ -210,6 +214,10 @@ class Engine(Versions):
 def _not_ready(name: str, version: str, state: ModelState, reason: str) -> Transient:
     why = f" ({reason})" if reason else ""
     return Transient(f"model {name}@{version} is {state.value}{why}", why=Unavailable.NOT_READY, retry_after=1.0)
+
+
+def _estimated(model: LoadedModel, request: Request) -> int:
+    return sum(model.task.estimate(item, request.parameters) for item in _items(request))
 
 
 def _items(request: Request) -> tuple[Item, ...]:

@@ -1,7 +1,7 @@
 """The golden set: inputs with expected outputs that travel with a bundle, replayed before a version may answer.
 
 `golden.json`: `{"items": [{"text" | "inputs", "expect": {…}}], "tolerances": {variant: number}}`. `expect` holds what
-`/predict` would give: `label` and `score`, `entities`, `embedding` (its first numbers, and `norm`), `text`, or `outputs` of
+`/predict` would give: `label` and `score`, `entities`, `relations`, `embedding` (its first numbers, and `norm`), `text`, or `outputs` of
 named nested lists. A score or a vector's entry may differ by the variant's tolerance; a label only where a tie within the
 tolerance tips over, an entity not.
 """
@@ -14,10 +14,11 @@ import numpy as np
 
 from shared.bundle.manifest import Manifest
 from shared.protocol.errors import Corrupt
-from shared.serving.answer import Array, Embedding, Entities, Label, Result, Tensors, Text
+from shared.serving.answer import Array, Embedding, Entities, Label, Relations, Result, Tensors, Text
 from shared.serving.sessions.datatypes import NUMPY
 
 DEFAULT_TOLERANCE = 1e-3
+MAX_BYTES = 64 << 20
 
 
 class GoldenItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +46,12 @@ def read_golden(manifest: Manifest, folder: Path) -> Golden:
     if manifest.golden is None:
         return Golden(items=())
     try:
-        return msgspec.json.decode((folder / manifest.golden).read_bytes(), type=Golden)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        with (folder / manifest.golden).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise Corrupt(f"{manifest.golden} has more than {MAX_BYTES} B")
+        return msgspec.json.decode(data, type=Golden)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"{manifest.golden} is not a golden set: {error}") from error
 
 
@@ -64,7 +69,7 @@ def item_of(golden: GoldenItem, manifest: Manifest) -> object:
         return {
             name: np.asarray(value, dtype=NUMPY[known[name].datatype]) for name, value in (golden.inputs or {}).items()
         }
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"the golden set has inputs the model does not take: {error}") from error
 
 
@@ -75,6 +80,8 @@ def difference(expect: Mapping[str, object], result: Result, tolerance: float) -
             return _label(expect, result, tolerance)
         case Entities():
             return _entities(expect, result, tolerance)
+        case Relations():
+            return _relations(expect, result, tolerance)
         case Embedding():
             return _embedding(expect, result.embedding, tolerance)
         case Text():
@@ -110,6 +117,21 @@ def _entities(expect: Mapping[str, object], result: Entities, tolerance: float) 
     for entry, entity in zip(expected, result.entities, strict=True):
         if "score" in entry and not abs(float(entry["score"]) - entity.score) <= tolerance:
             return f"an entity's score is {entity.score:.6f} instead of {float(entry['score']):.6f}"
+    return None
+
+
+def _relations(expect: Mapping[str, object], result: Relations, tolerance: float) -> str | None:
+    wanted = expect.get("relations", [])
+    expected = wanted if isinstance(wanted, list) else []
+    found = [msgspec.to_builtins(relation) for relation in result.relations]
+    if len(expected) != len(found):
+        return f"{len(found)} relations instead of {len(expected)}"
+    for i, (entry, relation) in enumerate(zip(expected, found, strict=True)):
+        for name in ("type", "subject", "object", "subject_start", "object_start"):
+            if name in entry and entry[name] != relation[name]:
+                return f"relation {i} has {name} {relation[name]} instead of {entry[name]}"
+        if "score" in entry and not abs(float(entry["score"]) - relation["score"]) <= tolerance:
+            return f"a relation's score is {relation['score']:.6f} instead of {float(entry['score']):.6f}"
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.bundle.manifest import Manifest, TaskKind
+from shared.bundle.manifest import Manifest, TaskKind, Variant
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.protocol.errors import Corrupt, Refused, TidelineError
@@ -23,9 +23,10 @@ from shared.serving.decide.admission import Admitted, Ask
 from shared.serving.decide.batching import Budget
 from shared.serving.decide.calibration import Calibration
 from shared.serving.decide.cost import Cost
-from shared.serving.golden import DEFAULT_TOLERANCE, difference, item_of, read_golden
+from shared.serving.golden import item_of, read_golden
 from shared.serving.metrics import EngineMetrics, Meter
 from shared.serving.queue import BatchQueue, Entry, Permit, Sink
+from shared.serving.rehearsal import ALONE, differences, warming
 from shared.serving.sessions.session import Session
 from shared.serving.sinks import Gathering
 from shared.serving.tasks.task import Prepared, Task
@@ -33,7 +34,6 @@ from shared.serving.worker import Ran, Worker
 
 INLINE = 256
 """Code points that are tokenized on the loop's thread: it takes about as long as handing them to another would."""
-_WARM_TEXT = "你好，world"
 
 Item = str | Mapping[str, Array]
 
@@ -128,11 +128,12 @@ class LoadedModel:
 
         """
         if self.manifest.task is not TaskKind.TENSOR:
-            await self._computed((_WARM_TEXT,))
+            short, long = warming(self.manifest)
+            await self._computed((short.text,), short.parameters)
             # The first run allocates and is no measure of those that follow; a short and the longest run fix the line.
             self._worker.cost = Cost()
-            for text in (_WARM_TEXT, _WARM_TEXT * self.manifest.processing.max_length):
-                await self._computed((text,))
+            for text, parameters in (short, long):
+                await self._computed((text,), parameters)
         differences = await self.check_golden(folder)
         if differences:
             raise Corrupt(f"the golden set differs: {'; '.join(differences[:3])}", code="golden-differs")
@@ -143,22 +144,16 @@ class LoadedModel:
         if not golden.items:
             return []
         items = [item_of(item, self.manifest) for item in golden.items]
-        alone = [(await self._computed((item,)))[0] for item in items[:4]]
+        alone = [(await self._computed((item,)))[0] for item in items[:ALONE]]
         together = await self._computed(items)
-        tolerance = golden.tolerances.get(self.variant, DEFAULT_TOLERANCE)
-        found: list[str] = []
-        for i, result in [*enumerate(alone), *enumerate(together)]:
-            what = difference(golden.items[i].expect, result, tolerance)
-            if what is not None:
-                found.append(f"item {i}: {what}")
-        return found
+        return differences(golden, self.variant, [*enumerate(alone), *enumerate(together)])
 
-    async def measure(self, items: Sequence[Item]) -> None:
+    async def measure(self, items: Sequence[Item], parameters: Mapping[str, object]) -> None:
         """Compute one batch's worth of `items` so that the fit learns what they take; nobody wants the results.
 
         More would teach no more, and would stand in the way of those who do want theirs.
         """
-        await self._computed(items[: self.queue.budget.rows])
+        await self._computed(items[: self.queue.budget.rows], parameters)
 
     async def prepare(self, items: Sequence[object], parameters: Mapping[str, object]) -> list[Prepared]:
         """Every item ready for a batch; off the loop's thread unless they are short.
@@ -217,7 +212,7 @@ class LoadedModel:
             except Refused as error:
                 if len(items) == 1 or error.field != "text":
                     raise
-                raise renamed(error, f"texts[{i}]") from error
+                raise error.renamed(f"texts[{i}]") from error
         return found
 
     def _ran(self, ran: Ran) -> None:
@@ -225,23 +220,19 @@ class LoadedModel:
             # Metrics and statistics tell of requests; what warming computes nobody asked for.
             self.meter.ran(ran)
 
-    async def _computed(self, items: Sequence[object]) -> tuple[Result, ...]:
-        prepared = await self.prepare(items, {"truncate": True})
+    async def _computed(
+        self, items: Sequence[object], parameters: Mapping[str, object] | None = None
+    ) -> tuple[Result, ...]:
+        prepared = await self.prepare(items, {**(parameters or {}), "truncate": True})
         gathering = Gathering(len(items))
-        tokens = sum(item.tokens for item in prepared)
+        tokens = sum(item.rows * item.tokens for item in prepared)
         with self.queue.reserve(Admitted(ask=Ask(entries=len(items), tokens=tokens), predicted=0.0)) as permit:
             self.submit(permit, prepared, gathering)
             return await gathering.future
 
 
-def renamed(error: Refused, field: str) -> Refused:
-    """The same refusal, of `field`."""
-    message = error.message.partition("; field ")[0]
-    return Refused(message, kind=error.kind, field=field, value=error.value, allowed=error.allowed, code=error.code)
-
-
-Sessions = Callable[[Path, str, int], Session]
-"""Opens the session of a program file, runtime name and number of threads."""
+Sessions = Callable[[Path, Variant, int], Session]
+"""Opens the session of a program file, the variant it is of, and number of threads."""
 Tasks = Callable[[Manifest, Path], Task]
 
 

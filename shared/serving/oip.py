@@ -9,20 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from shared.io.web import bad_json
-from shared.protocol.errors import Corrupt, Refusal, Refused
+from shared.protocol.errors import Corrupt, Refused
 from shared.serving.answer import Array, Request, Response, Timing, Where
 from shared.serving.catalog import Listed
-from shared.serving.oip_results import TEXT_INPUT, outputs_of, results_of, tensors_of
-from shared.serving.oip_tensors import HEADER_LENGTH, from_binary, from_json, parts_of, texts_in, to_binary, to_json
+from shared.serving.oip_results import TEXT_INPUT, results_of
+from shared.serving.oip_tensors import HEADER_LENGTH, from_binary, from_json, parts_of, to_binary, to_json
+from shared.serving.oip_typed import answered, check_outputs, check_place, request_of, whole
 from shared.serving.sessions.datatypes import datatype_of
 
 BINARY = "application/octet-stream"
 JSON = "application/json"
-_OWN = frozenset({"priority", "timeout", "binary_data_output"})
-"""Request parameters that are the protocol's; the rest are the model's."""
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,30 +103,16 @@ def decode_request(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_json(error) from error
     arrays = _arrays(message.inputs, blobs, "inputs")
-    known = {spec.name: spec for spec in outputs_of(model)} if message.outputs else {}
+    check_outputs([wanted.name for wanted in message.outputs], model)
     for i, wanted in enumerate(message.outputs):
-        if known and wanted.name not in known and wanted.name != "truncated":
-            allowed = ", ".join(known)
-            raise Refused("unknown output", field=f"outputs[{i}].name", value=wanted.name, allowed=allowed)
+        check_place(wanted.parameters, f"outputs[{i}]")
     binary = message.parameters.get("binary_data_output") is True
-    micros = _whole(message.parameters, "timeout", 0)
-    deadlines = [context.deadline, now + micros / 1e6 if micros else None]
     wishes = Wishes(
         id=message.id,
         outputs={each.name: each.parameters.get("binary_data", binary) is True for each in message.outputs} or None,
         binary=binary,
     )
-    request = msgspec.structs.replace(
-        context,
-        model=model.name,
-        texts=_texts(arrays, model) if model.is_text else None,
-        tensors=None if model.is_text else {name: _as_text(array) for name, array in arrays.items()},
-        parameters={name: value for name, value in message.parameters.items() if name not in _OWN},
-        priority=_whole(message.parameters, "priority", context.priority),
-        deadline=min((each for each in deadlines if each is not None), default=None),
-        body_bytes=len(body),
-    )
-    return request, wishes
+    return request_of(arrays, message.parameters, model, context, now=now, size=len(body)), wishes
 
 
 def encode_request(request: Request, *, binary: bool = True) -> Body:
@@ -148,18 +132,7 @@ def encode_request(request: Request, *, binary: bool = True) -> Body:
 
 def encode_response(response: Response, wishes: Wishes = Wishes()) -> Body:  # noqa: B008 - a frozen value
     """A response as its client asked for it."""
-    arrays, parameters = tensors_of(response.results)
-    if wishes.outputs is not None:
-        arrays = {name: array for name, array in arrays.items() if name in wishes.outputs}
-    parameters |= {
-        "task": response.task,
-        "variant": response.variant,
-        "digest": response.digest,
-        "where": response.where.value,
-        "why": response.why,
-        "queue_ms": round(response.timing.queue * 1e3, 3),
-        "compute_ms": round(response.timing.compute * 1e3, 3),
-    }
+    arrays, parameters = answered(response, wishes.outputs)
     wanted = wishes.outputs
     tensors, blobs = _tensors(arrays, lambda name: wanted[name] if wanted is not None else wishes.binary)
     message = InferResponse(
@@ -208,8 +181,9 @@ def _arrays(tensors: Sequence[Tensor], blobs: memoryview, side: str) -> dict[str
         field = f"{side}[{i}]"
         if tensor.name in found:
             raise Refused("a tensor stands twice", field=f"{field}.name", value=tensor.name)
+        check_place(tensor.parameters, field)
         if "binary_data_size" in tensor.parameters:
-            size = _whole(tensor.parameters, "binary_data_size", 0, f"{field}.parameters")
+            size = whole(tensor.parameters, "binary_data_size", 0, f"{field}.parameters")
             if place + size > len(blobs):
                 raise Refused(
                     "more bytes than the body has",
@@ -247,49 +221,6 @@ def _tensors(arrays: Mapping[str, Array], is_binary: Callable[[str], bool]) -> t
 def _body(message: InferRequest | InferResponse, blobs: Sequence[bytes]) -> Body:
     head = _encode(message)
     return Body(b"".join((head, *blobs)), len(head)) if blobs else Body(head, None)
-
-
-def _texts(arrays: Mapping[str, Array], model: Listed) -> tuple[str, ...]:
-    for name in arrays:
-        if name != TEXT_INPUT.name:
-            raise Refused(
-                "unknown input", kind=Refusal.UNPROCESSABLE, field="inputs", value=name, allowed=TEXT_INPUT.name
-            )
-    if TEXT_INPUT.name not in arrays:
-        message = f"model {model.name} takes a text"
-        raise Refused(message, kind=Refusal.UNPROCESSABLE, field="inputs", allowed=f"input {TEXT_INPUT.name} of BYTES")
-    array = arrays[TEXT_INPUT.name]
-    if datatype_of(array) != "BYTES":
-        raise Refused(
-            "wrong datatype",
-            kind=Refusal.UNPROCESSABLE,
-            field="inputs[0].datatype",
-            value=datatype_of(array),
-            allowed="BYTES",
-        )
-    return texts_in(array, "inputs[0]")
-
-
-def _as_text(array: Array) -> Array:
-    # ONNX string tensors hold text; what is not UTF-8 stays bytes and is the program's to refuse.
-    if array.dtype.kind != "O":
-        return array
-    try:
-        texts = texts_in(array, "inputs")
-    except Refused:
-        return array
-    converted = np.empty(len(texts), dtype=np.object_)
-    converted[:] = texts
-    return converted.reshape(array.shape)
-
-
-def _whole(parameters: Mapping[str, object], name: str, default: int, field: str = "parameters") -> int:
-    value = parameters.get(name, default)
-    if isinstance(value, str) and value.isdigit():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise Refused("not a whole number", field=f"{field}.{name}", value=value, allowed="0 or more")
-    return value
 
 
 def _seconds(milliseconds: object) -> float:

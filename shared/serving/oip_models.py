@@ -1,12 +1,20 @@
-"""What Open Inference Protocol v2 tells of models: metadata, the repository index, statistics, the server itself."""
+"""What Open Inference Protocol v2 tells of models: metadata, configuration, the repository index, statistics, the server itself."""
 
+import importlib.metadata
 from collections.abc import Sequence
 
+from shared.bundle.manifest import TaskKind
 from shared.protocol.reported import ModelState
-from shared.serving.catalog import Duration, Listed, Statistics
+from shared.serving.catalog import Catalog, Duration, Listed, Statistics, pick
 from shared.serving.oip_results import inputs_of, outputs_of
 
-EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_configuration", "model_repository", "statistics")
+PLATFORM = "onnxruntime_onnx"
+
+
+def server_metadata() -> dict[str, object]:
+    """What `GET /v2` tells."""
+    return {"name": "tideline", "version": importlib.metadata.version("tideline"), "extensions": EXTENSIONS}
 
 
 def metadata(model: Listed, versions: Sequence[str]) -> dict[str, object]:
@@ -14,10 +22,31 @@ def metadata(model: Listed, versions: Sequence[str]) -> dict[str, object]:
     return {
         "name": model.name,
         "versions": list(versions),
-        "platform": "onnxruntime_onnx",
+        "platform": PLATFORM,
         "inputs": inputs_of(model),
         "outputs": outputs_of(model),
         "parameters": {"task": model.task.value, "variant": model.variant, "digest": model.digest},
+    }
+
+
+def configuration(model: Listed) -> dict[str, object]:
+    """What Triton calls the model's configuration, as far as it means something here.
+
+    `max_batch_size` is 0: shapes are whole, and who batches is the server alone. `decoupled`: on a stream, one request gets
+    several answers.
+    """
+    inputs = [{"name": spec.name, "data_type": _type(spec.datatype), "dims": spec.shape} for spec in inputs_of(model)]
+    outputs = [{"name": spec.name, "data_type": _type(spec.datatype), "dims": spec.shape} for spec in outputs_of(model)]
+    facts = {"task": model.task.value, "variant": model.variant, "digest": model.digest}
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "max_batch_size": 0,
+        "input": inputs,
+        "output": outputs,
+        "model_transaction_policy": {"decoupled": model.task is TaskKind.TEXT_GENERATION},
+        "parameters": {name: {"string_value": value} for name, value in facts.items()},
     }
 
 
@@ -35,6 +64,26 @@ def repository_index(models: Sequence[Listed], *, ready: bool) -> list[dict[str,
         for model in models
         if not ready or model.state is ModelState.READY
     ]
+
+
+def every_statistics(
+    catalog: Catalog, tenant: str, name: str | None = None, version: str | None = None
+) -> dict[str, object]:
+    """What `GET …/stats` tells: of every model, of all versions of one, or of one version.
+
+    Raises:
+        Refused: no such model or version.
+
+    """
+    models = catalog.models(tenant)
+    if name is not None:
+        pick(models, name, version)
+        models = [model for model in models if model.name == name and version in (None, model.version)]
+    return {
+        "model_stats": [
+            statistics(model, catalog.statistics(model.tenant, model.name, model.version)) for model in models
+        ]
+    }
 
 
 def statistics(model: Listed, counted: Statistics) -> dict[str, object]:
@@ -61,3 +110,7 @@ def statistics(model: Listed, counted: Statistics) -> dict[str, object]:
             for size, duration in counted.batches.items()
         ],
     }
+
+
+def _type(datatype: str) -> str:
+    return f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}"

@@ -4,6 +4,7 @@
 |---|---|
 | text-classification | `label` BYTES[n], `score` FP32[n], `scores` FP32[n, L]; parameter `labels`, a JSON list |
 | token-classification | `entities` BYTES[n], a JSON list each |
+| relation-extraction | `relations` BYTES[n], a JSON list each |
 | text-embedding | `embedding` FP32[n, d]; parameter `tokens`, a JSON list |
 | text-generation | `text` BYTES[n]; parameters `tokens`, `prompt_tokens` and `finish`, JSON lists |
 | tensor | the program's own |
@@ -18,12 +19,25 @@ import numpy as np
 
 from shared.bundle.manifest import TaskKind, TensorSpec
 from shared.protocol.errors import Corrupt
-from shared.serving.answer import Array, Embedding, Entities, Entity, Label, Result, Tensors, Text, float32
+from shared.serving.answer import (
+    Array,
+    Embedding,
+    Entities,
+    Entity,
+    Label,
+    Relation,
+    Relations,
+    Result,
+    Tensors,
+    Text,
+    float32,
+)
 from shared.serving.catalog import Listed
 
 Parameters = dict[str, object]
 _encode = msgspec.json.Encoder().encode
 _entities = msgspec.json.Decoder(tuple[Entity, ...])
+_relations = msgspec.json.Decoder(tuple[Relation, ...])
 
 TEXT_INPUT = TensorSpec(name="text", datatype="BYTES", shape=(-1,))
 _OUTPUTS: dict[TaskKind, tuple[TensorSpec, ...]] = {
@@ -33,6 +47,7 @@ _OUTPUTS: dict[TaskKind, tuple[TensorSpec, ...]] = {
         TensorSpec(name="scores", datatype="FP32", shape=(-1, -1)),
     ),
     TaskKind.TOKEN_CLASSIFICATION: (TensorSpec(name="entities", datatype="BYTES", shape=(-1,)),),
+    TaskKind.RELATION_EXTRACTION: (TensorSpec(name="relations", datatype="BYTES", shape=(-1,)),),
     TaskKind.TEXT_EMBEDDING: (TensorSpec(name="embedding", datatype="FP32", shape=(-1, -1)),),
     TaskKind.TEXT_GENERATION: (TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
 }
@@ -64,6 +79,9 @@ def tensors_of(results: Sequence[Result]) -> tuple[dict[str, Array], Parameters]
     elif isinstance(first, Entities):
         found = [_encode(result.entities).decode() for result in results if isinstance(result, Entities)]
         arrays["entities"] = _objects(found)
+    elif isinstance(first, Relations):
+        related = [_encode(result.relations).decode() for result in results if isinstance(result, Relations)]
+        arrays["relations"] = _objects(related)
     elif isinstance(first, Embedding):
         vectors = [result for result in results if isinstance(result, Embedding)]
         arrays["embedding"] = np.stack([result.embedding for result in vectors])
@@ -112,6 +130,11 @@ def _results_of(task: str, arrays: Mapping[str, Array], parameters: Mapping[str,
             texts = _texts(arrays["entities"])
             return tuple(
                 Entities(entities=_entities.decode(text), truncated=truncated(i)) for i, text in enumerate(texts)
+            )
+        case TaskKind.RELATION_EXTRACTION:
+            return tuple(
+                Relations(relations=_relations.decode(text), truncated=truncated(i))
+                for i, text in enumerate(_texts(arrays["relations"]))
             )
         case TaskKind.TEXT_EMBEDDING:
             vectors = float32(arrays["embedding"])

@@ -38,6 +38,27 @@ def checked_size(datatype: str, shape: Sequence[int], field: str) -> int:
     return size
 
 
+def check_count(found: int, size: int, shape: Sequence[int], field: str) -> None:
+    """Refuse data of `found` elements that does not fill `shape`, which has `size`."""
+    if found != size:
+        raise Refused(
+            "the data does not fill the shape",
+            field=field,
+            value=found,
+            allowed=f"{size} elements for shape {list(shape)}",
+        )
+
+
+def check_range(values: Array, datatype: str, field: str) -> None:
+    """Refuse whole numbers that a narrower `datatype` cannot hold; `values` is not empty."""
+    if datatype.startswith(("INT", "UINT")):
+        bounds = np.iinfo(np.dtype(NUMPY[datatype]))
+        low, high = int(values.min()), int(values.max())
+        if low < bounds.min or high > bounds.max:
+            value = low if low < bounds.min else high
+            raise Refused("out of range", field=field, value=value, allowed=f"{bounds.min} to {bounds.max}")
+
+
 def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> Array:
     """The array of `data`, a flat or nested list.
 
@@ -50,7 +71,7 @@ def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> 
         raise Refused("not a list", field=f"{field}.data", value=type(data).__name__, allowed="a flat or nested list")
     if datatype == "BYTES":
         texts = _flat(data, field)
-        _check_count(len(texts), size, shape, field)
+        check_count(len(texts), size, shape, f"{field}.data")
         array = np.empty(size, dtype=np.object_)
         array[:] = texts
         return array.reshape(shape)
@@ -63,17 +84,12 @@ def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> 
         exact: list[object] = np.asarray(data, dtype=np.object_).ravel().tolist()
         if all(type(value) is int and 0 <= value < 2**64 for value in exact):
             values = np.asarray(exact, dtype=np.uint64)
-    _check_count(values.size, size, shape, field)
+    check_count(values.size, size, shape, f"{field}.data")
     if size == 0:
         return np.empty(shape, dtype=NUMPY[datatype])
     if values.dtype.kind not in _KINDS.get(datatype, "iu"):
         raise Refused("values of another type", field=f"{field}.data", allowed=datatype)
-    if datatype.startswith(("INT", "UINT")):
-        bounds = np.iinfo(np.dtype(NUMPY[datatype]))
-        low, high = int(values.min()), int(values.max())
-        if low < bounds.min or high > bounds.max:
-            value = low if low < bounds.min else high
-            raise Refused("out of range", field=f"{field}.data", value=value, allowed=f"{bounds.min} to {bounds.max}")
+    check_range(values, datatype, f"{field}.data")
     with np.errstate(over="ignore"):
         array = values.astype(NUMPY[datatype]).reshape(shape)
     # JSON has no infinity, so one that is there now was a number the datatype cannot hold.
@@ -82,8 +98,10 @@ def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> 
     return array
 
 
-def from_binary(datatype: str, shape: Sequence[int], raw: memoryview, field: str) -> Array:
-    """The array in `raw`, exactly.
+def from_binary(
+    datatype: str, shape: Sequence[int], raw: memoryview, field: str, size_field: str | None = None
+) -> Array:
+    """The array in `raw`, exactly; `size_field` is what a refusal calls its length.
 
     Raises:
         Refused: as `checked_size`; not as many bytes as the shape says.
@@ -96,7 +114,7 @@ def from_binary(datatype: str, shape: Sequence[int], raw: memoryview, field: str
     if len(raw) != size * kind.itemsize:
         raise Refused(
             "the bytes do not fill the shape",
-            field=f"{field}.parameters.binary_data_size",
+            field=size_field or f"{field}.parameters.binary_data_size",
             value=len(raw),
             allowed=f"{size * kind.itemsize} for shape {list(shape)} of {datatype}",
         )
@@ -115,9 +133,14 @@ def to_binary(array: Array) -> bytes:
         return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
     parts: list[bytes] = []
     for value in array.ravel().tolist():
-        raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        raw = bytes_of(value)
         parts += (len(raw).to_bytes(4, "little"), raw)
     return b"".join(parts)
+
+
+def bytes_of(element: object) -> bytes:
+    """A BYTES element as it travels."""
+    return element if isinstance(element, bytes) else str(element).encode("utf-8", "surrogatepass")
 
 
 def texts_in(array: Array, field: str) -> tuple[str, ...]:
@@ -145,7 +168,7 @@ def _bytes_elements(raw: memoryview, size: int, field: str) -> Array:
             raise Refused("an element reaches past the end", field=f"{field}.data[{len(values)}]")
         values.append(bytes(raw[place + 4 : end]))
         place = end
-    _check_count(len(values), size, [size], field)
+    check_count(len(values), size, [size], f"{field}.data")
     array = np.empty(size, dtype=np.object_)
     array[:] = values
     return array
@@ -166,16 +189,6 @@ def _flat(data: list[object], field: str) -> list[str]:
         else:
             waiting.pop()
     return found
-
-
-def _check_count(found: int, size: int, shape: Sequence[int], field: str) -> None:
-    if found != size:
-        raise Refused(
-            "the data does not fill the shape",
-            field=f"{field}.data",
-            value=found,
-            allowed=f"{size} elements for shape {list(shape)}",
-        )
 
 
 def _text(value: object) -> str:

@@ -47,7 +47,7 @@ class Entry:
         self.sink = sink
         self.index = index
         self.id = -1
-        self.waiting = Waiting(id=-1, tokens=prepared.tokens)
+        self.waiting = Waiting(id=-1, tokens=prepared.tokens, rows=prepared.rows)
         self.left = 0.0
         self.gone = False
 
@@ -81,6 +81,7 @@ class BatchQueue:
         self._condition = threading.Condition(threading.Lock())
         self._waiting: dict[int, Entry] = {}
         self._waiting_tokens = 0
+        self._waiting_rows = 0
         self._running: Sequence[Entry] = ()
         self._running_padded = 0
         self._running_since = 0.0
@@ -123,12 +124,13 @@ class BatchQueue:
                 entry.waiting = Waiting(
                     id=entry.id,
                     tokens=entry.prepared.tokens,
+                    rows=entry.prepared.rows,
                     priority=priority,
                     enqueued_at=now,
                     deadline=deadline,
                 )
                 self._waiting[entry.id] = entry
-                self._waiting_tokens += entry.prepared.tokens
+                self._count(entry, 1)
             self._condition.notify()
         self._reserved_entries -= permit.entries
         self._reserved_tokens -= permit.tokens
@@ -147,7 +149,7 @@ class BatchQueue:
                 for entry in permit.submitted:
                     entry.gone = True
                     if self._waiting.pop(entry.id, None) is not None:
-                        self._waiting_tokens -= entry.prepared.tokens
+                        self._count(entry, -1)
             permit.submitted = ()
         if self._permits == 0:
             self._idle.set()
@@ -181,7 +183,7 @@ class BatchQueue:
                 return
             self._closed = True
             waiting, self._waiting = list(self._waiting.values()), {}
-            self._waiting_tokens = 0
+            self._waiting_tokens = self._waiting_rows = 0
             self._condition.notify_all()
         if waiting:
             self.post(_fail_all, waiting, error or closed())
@@ -203,15 +205,17 @@ class BatchQueue:
     def load(self, cost: Cost, *, now: float) -> Load:
         """What waits and runs, and the seconds until a batch formed now would start."""
         with self._condition:
-            waiting, waiting_tokens = len(self._waiting), self._waiting_tokens
+            waiting, waiting_tokens, waiting_rows = len(self._waiting), self._waiting_tokens, self._waiting_rows
             running, padded, since = self._running, self._running_padded, self._running_since
         queued = waiting + self._reserved_entries
         tokens = waiting_tokens + self._reserved_tokens
-        batches = max(-(-queued // self.budget.rows), -(-tokens // self.budget.tokens))
+        # What is only reserved has no rows yet: one each.
+        rows = waiting_rows + self._reserved_entries
+        batches = max(-(-rows // self.budget.rows), -(-tokens // self.budget.tokens))
         left = max(0.0, predict(cost, padded) - (now - since)) if running else 0.0
         return Load(
             entries=queued + len(running),
-            tokens=tokens + sum(entry.prepared.tokens for entry in running),
+            tokens=tokens + sum(entry.waiting.padded for entry in running),
             bytes=self._bytes,
             expected_wait=left + predict(cost, tokens, batches=batches),
         )
@@ -228,9 +232,13 @@ class BatchQueue:
 
     def _leave(self, id: int, now: float) -> Entry:
         entry = self._waiting.pop(id)
-        self._waiting_tokens -= entry.prepared.tokens
+        self._count(entry, -1)
         entry.left = now
         return entry
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        self._waiting_tokens += sign * entry.waiting.padded
+        self._waiting_rows += sign * entry.waiting.rows
 
 
 def closed() -> Transient:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
+import onnxruntime
+
 from shared.bundle.manifest import Manifest, Variant
 from shared.io.clock import Clock
 from shared.io.logs import Log
@@ -24,7 +26,7 @@ from shared.serving.decide.admission import Limits
 from shared.serving.decide.batching import Budget
 from shared.serving.loaded import LoadedModel, Sessions, Tasks, explained
 from shared.serving.metrics import EngineMetrics
-from shared.serving.sessions.onnx import OnnxSession
+from shared.serving.sessions.onnx import CPU, OnnxSession
 from shared.serving.sessions.session import Session
 from shared.serving.tasks.choose import task_for
 
@@ -32,16 +34,29 @@ Key = tuple[str, str, str]
 """Tenant, name, version."""
 
 
-def open_session(path: Path, runtime: str, threads: int) -> Session:
+def open_session(path: Path, variant: Variant, threads: int) -> Session:
     """The session of a program file.
 
     Raises:
-        Refused: a runtime this build lacks.
+        Refused: a runtime, or an execution provider of ONNX Runtime, that is not here.
 
     """
-    if runtime not in ("onnx", "onnxruntime"):
-        raise Refused("unknown runtime", kind=Refusal.UNSUPPORTED, field="runtime", value=runtime, allowed="onnx")
-    return OnnxSession(path, threads=threads)
+    if variant.runtime not in ("onnx", "onnxruntime"):
+        raise Refused(
+            "unknown runtime", kind=Refusal.UNSUPPORTED, field="runtime", value=variant.runtime, allowed="onnx"
+        )
+    wanted = variant.requirements.providers
+    available = onnxruntime.get_available_providers()
+    if missing := [name for name in wanted if name not in available]:
+        # ONNX Runtime would take the processor without a word.
+        raise Refused(
+            "no such execution provider here",
+            kind=Refusal.UNSUPPORTED,
+            field="requirements.providers",
+            value=", ".join(missing),
+            allowed=", ".join(available),
+        )
+    return OnnxSession(path, threads=threads, providers=tuple(dict.fromkeys((*wanted, *CPU))))
 
 
 class Versions:
@@ -139,7 +154,7 @@ class Versions:
         variant = program.name
         self._broken.pop(key, None)
         try:
-            session = self._sessions(folder / program.files[0], program.runtime, threads)
+            session = self._sessions(folder / program.files[0], program, threads)
             task = await asyncio.to_thread(self._tasks, manifest, folder)
         except TidelineError as error:
             self._broken[key] = Listed(

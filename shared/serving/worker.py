@@ -1,4 +1,4 @@
-"""One thread per session: take what waits when free, collate, run, finish, resolve. No timers.
+"""One thread per session: take what waits when free, compute it step by step, resolve. No timers.
 
 A batch that fails takes only its own entries with it; the thread lives on. An exception outside the taxonomy out of a
 runtime is a fault of the program it runs (`Corrupt`), not of the process.
@@ -6,7 +6,7 @@ runtime is a fault of the program it runs (`Corrupt`), not of the process.
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from shared.io.clock import Clock
@@ -15,7 +15,7 @@ from shared.protocol.errors import Corrupt, TidelineError
 from shared.serving.answer import Result, Text, Timing
 from shared.serving.decide.cost import Cost, observed
 from shared.serving.queue import BatchQueue, Entry
-from shared.serving.sessions.session import Feeds, Session
+from shared.serving.sessions.session import Feeds, Outputs, Session
 from shared.serving.tasks.task import Task
 
 
@@ -112,7 +112,8 @@ class Worker:
 
     def _compute(self, entries: Sequence[Entry]) -> None:
         began = self._clock.monotonic()
-        padded = len(entries) * max(entry.prepared.tokens for entry in entries)
+        prepared = [entry.prepared for entry in entries]
+        padded = sum(item.rows for item in prepared) * max(item.tokens for item in prepared)
         waits = tuple(entry.left - entry.waiting.enqueued_at for entry in entries)
         open_entries = list(range(len(entries)))
         try:
@@ -132,20 +133,23 @@ class Worker:
 
     def _steps(self, entries: Sequence[Entry], open_entries: list[int], began: float) -> Iterator[Sequence[Ready]]:
         """What each step has for whom; strikes finished and abandoned entries off `open_entries`."""
-        prepared = [entry.prepared for entry in entries]
-        steps = self._session.run(self._fed(self._task.collate(prepared)))
+        steps = self._task.steps(self._run_once, [entry.prepared for entry in entries])
         try:
-            for outputs in steps:
-                results = self._task.finish(prepared, outputs)
+            gone: set[int] | None = None
+            while (results := _next(steps, gone)) is not None:
                 seconds = self._clock.monotonic() - began
                 ready: list[Ready] = []
+                gone = set()
                 for i in tuple(open_entries):
                     entry, result = entries[i], results[i]
-                    final = not isinstance(result, Text) or result.finish is not None
+                    final = result is not None and not (isinstance(result, Text) and result.finish is None)
+                    if entry.gone:
+                        gone.add(i)
                     if final or entry.gone:
                         open_entries.remove(i)
-                    timing = Timing(queue=entry.left - entry.waiting.enqueued_at, compute=seconds)
-                    ready.append(Ready(entry, result, timing, final))
+                    if result is not None:
+                        timing = Timing(queue=entry.left - entry.waiting.enqueued_at, compute=seconds)
+                        ready.append(Ready(entry, result, timing, final))
                 yield ready
                 if not open_entries:
                     return
@@ -153,6 +157,9 @@ class Worker:
         finally:
             if isinstance(steps, Generator):
                 steps.close()
+
+    def _run_once(self, feeds: Feeds) -> Outputs:
+        return self._session.run(self._fed(feeds))
 
     def _fed(self, feeds: Feeds) -> Feeds:
         missing = self._wanted - feeds.keys()
@@ -170,6 +177,17 @@ class Worker:
             self._log.warning("batch failed", code=ran.error.code, error=ran.error.message, size=len(entries))
             for entry in entries:
                 entry.sink.fail(entry.index, ran.error)
+
+
+def _next(steps: Iterator[Sequence[Result | None]], gone: Collection[int] | None) -> Sequence[Result | None] | None:
+    """The next step, None after the last; a generator hears first which items nobody wants any more."""
+    try:
+        if gone and isinstance(steps, Generator):
+            results: Sequence[Result | None] = steps.send(gone)
+            return results
+        return next(steps)
+    except StopIteration:
+        return None
 
 
 def _deliver(ready: Sequence[Ready]) -> None:

@@ -63,6 +63,7 @@ IMPORT_CONTRACTS = [
     ("shared/io/clock.py", "import cloud_core.keys  # noqa\n"),
     ("edge_agent/config.py", "import cloud_core.keys  # noqa\n"),
     ("shared/protocol/topics.py", "import shared.io.clock  # noqa\n"),
+    ("edge_agent/config.py", "import grpc  # noqa\n"),
 ]
 
 

@@ -19,6 +19,7 @@ import cloud_core.config
 import cloud_core.ctl.cli
 import edge_agent.cli
 import edge_agent.config
+from shared.serving.faces.grpc_site import port_for
 
 PROGRAMS = {"cloud-core": cloud_core.cli, "edge-agent": edge_agent.cli, "fleetctl": cloud_core.ctl.cli}
 PREFIXES = ("CLOUD_CORE_", "EDGE_AGENT_", "FLEETCTL_")
@@ -95,6 +96,8 @@ def test_the_commands_of_the_contract_are_there() -> None:
     for words in SERVERS:
         assert {"--host", "--port"} <= set(EVERY[words]), words
     assert "--uds" in EVERY["edge-agent", "serve"]
+    for words in SERVERS - {("cloud-core", "serve")}:
+        assert "--grpc-port" in EVERY[words], words
     assert "--role" in EVERY["cloud-core", "serve"]
 
 
@@ -119,9 +122,11 @@ def test_help_is_no_error_and_no_command_is_one(name: str) -> None:
 
 BAD_SETTINGS = [
     ("edge-agent", "port", 70000, "65535"),
+    ("edge-agent", "grpc_port", -2, "-1 to 65535"),
     ("edge-agent", "threads", 0, "1"),
     ("edge-agent", "log_level", "loud", "debug"),
     ("cloud-core", "gateway_port", -1, "65535"),
+    ("cloud-core", "replica_grpc_port", 70000, "-1 to 65535"),
     ("cloud-core", "replicas", -1, "0"),
     ("cloud-core", "log_level", "loud", "debug"),
     ("cloud-core", "database_url", "mysql://x", "sqlite+aiosqlite"),
@@ -201,6 +206,11 @@ def test_the_addresses_of_the_contract() -> None:
     assert (cloud.replica_host, cloud.mqtt_host, cloud.mqtt_port) == ("127.0.0.1", "127.0.0.1", 1883)
     assert cloud.database_url == "sqlite+aiosqlite:///./tideline.db"
     assert (edge.host, edge.port) == ("127.0.0.1", 8090)
+    assert port_for(edge.grpc_port, edge.port) == 8091
+    assert port_for(cloud.gateway_grpc_port, cloud.gateway_port) == 8082
+    for i in range(3):
+        http, grpc = cloud.replica_ports(i)
+        assert (http, port_for(grpc, http)) == (8200 + 2 * i, 8201 + 2 * i)
 
 
 @pytest.mark.parametrize("settings", [cloud_core.config.Settings, edge_agent.config.Settings])

@@ -8,6 +8,7 @@ import yaml
 
 from cloud_core.config import Settings as CloudSettings
 from edge_agent.config import Settings as EdgeSettings
+from shared.serving.faces.grpc_site import port_for
 from tests.architecture.laws import ROOT
 
 KUBEEDGE = ROOT / "deploy" / "kubeedge"
@@ -54,14 +55,38 @@ def test_numbers_are_the_defaults(base):
         for _, container in containers(base)
     }
     assert ports["api"] == [cloud.api_port]
-    assert ports["gateway"] == [cloud.gateway_port]
     assert ports["broker"] == [cloud.mqtt_port]
-    assert ports["replica"] == [cloud.replica_port]
-    assert ports["edge-agent"] == [edge.port]
     data = named(base, "ConfigMap", "cloud-core")["data"]
+    gateway, edges = (cloud.gateway_port, cloud.gateway_grpc_port), (edge.port, edge.grpc_port)
+    grpc = [port_for(asked, http) for http, asked in (cloud.replica_ports(0), edges, gateway)]
+    assert grpc == [8201, 8091, 8082]
+    assert ports["gateway"] == [cloud.gateway_port, grpc[2]]
+    assert data["CLOUD_CORE_GATEWAY_GRPC_PORT"] == str(grpc[2])
+    assert ports["replica"] == [cloud.replica_port, grpc[0]]
+    assert ports["edge-agent"] == [edge.port, grpc[1]]
+    policy = named(base, "NetworkPolicy", "replica")["spec"]["ingress"][0]["ports"]
+    assert [port["port"] for port in policy] == ports["replica"]
     for name in ("api_port", "gateway_port", "replica_port", "mqtt_port"):
         assert data[f"CLOUD_CORE_{name.upper()}"] == str(getattr(cloud, name))
-    assert named(base, "ConfigMap", "edge-agent")["data"]["EDGE_AGENT_PORT"] == str(edge.port)
+    assert data["CLOUD_CORE_REPLICA_GRPC_PORT"] == str(grpc[0])
+    device = named(base, "ConfigMap", "edge-agent")["data"]
+    assert (device["EDGE_AGENT_PORT"], device["EDGE_AGENT_GRPC_PORT"]) == (str(edge.port), str(grpc[1]))
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/single-node"])
+def test_every_service_leads_to_the_process_it_names(folder):
+    """In one pod with everything, a name such as `http` is another process's port."""
+    documents, cloud = rendered(folder), CloudSettings()
+    expected = {"api": [cloud.api_port], "gateway": [8081, 8082], "broker": [cloud.mqtt_port]}
+    for name, numbers in expected.items():
+        spec = named(documents, "Service", name)["spec"]
+        (pod,) = [
+            container
+            for document, container in containers(documents)
+            if document["spec"]["selector"]["matchLabels"].items() >= spec["selector"].items()
+        ]
+        ports = {port["name"]: port["containerPort"] for port in pod["ports"]}
+        assert [ports.get(port["targetPort"], port["targetPort"]) for port in spec["ports"]] == numbers, name
 
 
 @pytest.mark.parametrize("folder", ["base", "overlays/postgres", "overlays/single-node"])

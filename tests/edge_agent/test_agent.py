@@ -163,6 +163,9 @@ def test_plain_onnx_is_served_over_tcp_and_a_unix_socket_and_ends_cleanly(tmp_pa
             assert name in metrics
         code, out, _ = run_once("status", "--url", f"http://127.0.0.1:{agent.port}", "--json", folder=tmp_path)
         assert (code, json.loads(out)["running"], json.loads(out)["ready"]) == (0, True, True)
+        assert json.loads(out)["isolation"] in ("namespace", "seccomp", "none")
+        _, lines, _ = run_once("status", "--url", f"http://127.0.0.1:{agent.port}", folder=tmp_path)
+        assert re.search(r"^isolation  \w+ while models are tried$", lines, re.MULTILINE)
         assert agent.end() == 0
         assert '"stopped"' in agent.said
         assert "Traceback" not in agent.said

@@ -7,7 +7,7 @@ Rules, in order:
    so a steady stream of urgent requests cannot starve the rest;
 3. the first-ranked entry is always in the batch: whatever its length, it makes progress;
 4. among the entries at the head of the ranking, those nearest to it in length fill the batch, because a padded batch
-   costs rows x longest; the batch never exceeds the padded-token budget unless the first entry alone does.
+   costs rows x longest; the batch never exceeds the budget of rows or padded tokens unless the first entry alone does.
 """
 
 import heapq
@@ -30,13 +30,22 @@ class DropReason(StrEnum):
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """One waiting entry. `priority` is OIP's (0 default, 1 highest); times on one monotonic clock, in seconds."""
+    """One waiting entry: `rows` rows of `tokens` tokens each, such as the windows of a long text.
+
+    `priority` is OIP's (0 default, 1 highest); times on one monotonic clock, in seconds.
+    """
 
     id: int
     tokens: int
+    rows: int = 1
     priority: int = 0
     enqueued_at: float = 0.0
     deadline: float | None = None
+
+    @property
+    def padded(self) -> int:
+        """What it costs alone, in tokens."""
+        return self.rows * self.tokens
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +82,16 @@ def next_batch(waiting: Sequence[Waiting], budget: Budget, *, now: float) -> Bat
     if not live:
         return Batch(dropped=dropped)
     first, *others = heapq.nsmallest(budget.rows * WINDOW, live, key=_rank)
-    chosen, longest = [first], first.tokens
+    chosen, longest, rows = [first], first.tokens, first.rows
     # Nearest in length first: shorter ones cost what the first one costs anyway, longer ones stretch every row.
     for entry in sorted(others, key=lambda entry: abs(entry.tokens - first.tokens)):
-        if len(chosen) >= budget.rows:
+        if rows >= budget.rows:
             break
-        stretched = max(longest, entry.tokens)
-        if stretched * (len(chosen) + 1) <= budget.tokens:
+        stretched, more = max(longest, entry.tokens), rows + entry.rows
+        if more <= budget.rows and stretched * more <= budget.tokens:
             chosen.append(entry)
-            longest = stretched
-    return Batch(ids=tuple(entry.id for entry in chosen), dropped=dropped, padded=longest * len(chosen))
+            longest, rows = stretched, more
+    return Batch(ids=tuple(entry.id for entry in chosen), dropped=dropped, padded=longest * rows)
 
 
 def _rank(entry: Waiting) -> tuple[float, int]:

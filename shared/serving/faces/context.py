@@ -1,17 +1,19 @@
-"""What every HTTP face takes from headers and gives back in them (contract, section 3)."""
+"""What every face takes from headers, or gRPC metadata, and gives back in them (contract, section 3)."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from aiohttp import web
 
 from shared.io.clock import Clock
+from shared.io.logs import Log
 from shared.io.web import MAX_BODY, REQUEST_ID
 from shared.protocol.errors import Refused
 from shared.protocol.topics import Header
 from shared.serving.answer import Answer, Request, Response
 from shared.serving.catalog import Catalog
+from shared.serving.faces.readiness import Readiness
 
 PrincipalOf = Callable[[web.Request], Awaitable[str]]
 """The tenant a request is made for; raises `Refused` (unauthenticated, forbidden) where it may not be made."""
@@ -19,6 +21,8 @@ PrincipalOf = Callable[[web.Request], Awaitable[str]]
 MAX_DEADLINE_MS = 86_400_000.0
 MAX_ITEMS = 1024
 """Texts in one request."""
+LARGE = 256 * 1024
+"""Bytes from which a body is decoded off the loop: milliseconds that other requests would wait."""
 
 
 class Ports(NamedTuple):
@@ -31,6 +35,21 @@ class Ports(NamedTuple):
     max_body: int = MAX_BODY
 
 
+class GrpcPorts(NamedTuple):
+    """What the gRPC face of one process is given.
+
+    `tenant_of`: as `PrincipalOf`, of a call's metadata (names in any case) and whether it only looks.
+    """
+
+    answer: Answer
+    catalog: Catalog
+    clock: Clock
+    readiness: Readiness
+    tenant_of: Callable[[Mapping[str, str], bool], Awaitable[str]]
+    log: Log
+    max_body: int = MAX_BODY
+
+
 async def context_of(request: web.Request, ports: Ports, *, version: str | None = None) -> Request:
     """A `Request` with everything but its model and items.
 
@@ -38,8 +57,18 @@ async def context_of(request: web.Request, ports: Ports, *, version: str | None 
         Refused: who asks may not, or a header is malformed.
 
     """
-    headers = request.headers
     tenant = await ports.principal_of(request)
+    now = ports.clock.monotonic()
+    return context_in(request.headers, id=request[REQUEST_ID], tenant=tenant, version=version, now=now)
+
+
+def context_in(headers: Mapping[str, str], *, id: str, tenant: str, version: str | None, now: float) -> Request:
+    """What `headers` (names in any case) say of a request that came at `now` (monotonic seconds).
+
+    Raises:
+        Refused: a header is malformed.
+
+    """
     deadline = _number(headers.get(Header.DEADLINE_MS), Header.DEADLINE_MS)
     privacy = headers.get(Header.PRIVACY)
     if privacy is not None and len(privacy) > 128:
@@ -50,11 +79,11 @@ async def context_of(request: web.Request, ports: Ports, *, version: str | None 
             "not a whole number", field=Header.PRIORITY, value=priority, allowed="0 (default), 1 (highest), …"
         )
     return Request(
-        id=request[REQUEST_ID],
+        id=id,
         tenant=tenant,
         model="",
         version=version,
-        deadline=ports.clock.monotonic() + deadline / 1e3 if deadline is not None else None,
+        deadline=now + deadline / 1e3 if deadline is not None else None,
         priority=int(priority) if priority is not None else 0,
         privacy=privacy,
         trace=headers.get(Header.TRACEPARENT),

@@ -1,7 +1,6 @@
 """The HTTP face: all inference routes, and Open Inference Protocol v2 itself. Parse, ask the one port, respond."""
 
 import asyncio
-import importlib.metadata
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,10 +14,10 @@ from shared.protocol.reported import ModelState
 from shared.serving.answer import Answer
 from shared.serving.catalog import Catalog, Listed, pick
 from shared.serving.faces import openai, plain
-from shared.serving.faces.context import Ports, PrincipalOf, checked_count, context_of, headers_of
+from shared.serving.faces.context import LARGE, Ports, PrincipalOf, checked_count, context_of, headers_of
 from shared.serving.faces.readiness import Readiness
 from shared.serving.oip import BINARY, JSON, decode_request, encode_response
-from shared.serving.oip_models import EXTENSIONS, metadata, repository_index, statistics
+from shared.serving.oip_models import configuration, every_statistics, metadata, repository_index, server_metadata
 from shared.serving.oip_tensors import HEADER_LENGTH
 
 
@@ -49,20 +48,17 @@ def routes(
         web.get("/v2/health/live", face.live),
         web.get("/v2/health/ready", face.ready),
         web.post("/v2/repository/index", face.index),
-        web.get("/v2/models/stats", face.every_stats),
+        web.get("/v2/models/stats", face.stats),
     ]
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         routes += [
             web.get(path, face.model),
             web.get(f"{path}/ready", face.model_ready),
+            web.get(f"{path}/config", face.configuration),
             web.get(f"{path}/stats", face.stats),
             web.post(f"{path}/infer", face.infer),
         ]
     return [*routes, *plain.routes(ports), *openai.routes(ports)]
-
-
-LARGE = 256 * 1024
-"""Bytes from which a body is decoded off the loop: milliseconds that other requests would wait."""
 
 
 class _IndexRequest(msgspec.Struct):
@@ -75,7 +71,6 @@ class OipFace:
     def __init__(self, ports: Ports, readiness: Readiness) -> None:
         self._ports = ports
         self._readiness = readiness
-        self._version = importlib.metadata.version("tideline")
 
     async def infer(self, request: web.Request) -> web.Response:
         """One inference, JSON or binary."""
@@ -97,7 +92,7 @@ class OipFace:
 
     async def server(self, _: web.Request) -> web.Response:
         """Who this is."""
-        return json_response({"name": "tideline", "version": self._version, "extensions": EXTENSIONS})
+        return json_response(server_metadata())
 
     async def live(self, _: web.Request) -> web.Response:
         """It answers, so it lives."""
@@ -120,26 +115,22 @@ class OipFace:
         document = {"name": model.name, "version": model.version, "ready": ready, "reason": model.reason}
         return json_response(document, status=200 if ready else 503)
 
-    async def stats(self, request: web.Request) -> web.Response:
-        """Counters of one model: of the version asked for, else of all its versions."""
-        models, model = await self._picked(request)
-        if "version" in request.match_info:
-            return json_response({"model_stats": [self._stats(model)]})
-        return json_response({"model_stats": [self._stats(each) for each in models if each.name == model.name]})
+    async def configuration(self, request: web.Request) -> web.Response:
+        """Configuration of one model, as Triton has it."""
+        _, model = await self._picked(request)
+        return json_response(configuration(model))
 
-    async def every_stats(self, request: web.Request) -> web.Response:
-        """Counters of every model."""
+    async def stats(self, request: web.Request) -> web.Response:
+        """Counters of one version, of all versions of a model, or of every model."""
         tenant = await self._ports.principal_of(request)
-        return json_response({"model_stats": [self._stats(model) for model in self._ports.catalog.models(tenant)]})
+        named = (request.match_info.get("model"), request.match_info.get("version"))
+        return json_response(every_statistics(self._ports.catalog, tenant, *named))
 
     async def index(self, request: web.Request) -> web.Response:
         """The repository's index."""
         tenant = await self._ports.principal_of(request)
         asked = await read_json(request, _IndexRequest, limit=65536, optional=True)
         return json_response(repository_index(self._ports.catalog.models(tenant), ready=asked.ready))
-
-    def _stats(self, model: Listed) -> dict[str, object]:
-        return statistics(model, self._ports.catalog.statistics(model.tenant, model.name, model.version))
 
     async def _picked(self, request: web.Request) -> tuple[Sequence[Listed], Listed]:
         tenant = await self._ports.principal_of(request)

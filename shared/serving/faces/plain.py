@@ -8,20 +8,20 @@ from aiohttp import web
 from shared.bundle.manifest import TaskKind
 from shared.io.web import json_response, read_json
 from shared.protocol.errors import Refusal, Refused
-from shared.serving.answer import Embedding, Entities, Label, Request, Response, Result, Text
+from shared.serving.answer import Embedding, Entities, Label, Relations, Request, Response, Result, Text
 from shared.serving.catalog import Listed, pick
 from shared.serving.faces.context import Ports, checked_count, context_of, headers_of
 
-SENTIMENT = "sentiment"
-TASK_TYPES: dict[str, TaskKind | None] = {
+SENTIMENT, CLASSIFICATION = "sentiment", "classification"
+TASK_TYPES = {
     SENTIMENT: TaskKind.TEXT_CLASSIFICATION,
-    "classification": TaskKind.TEXT_CLASSIFICATION,
+    CLASSIFICATION: TaskKind.TEXT_CLASSIFICATION,
     "ner": TaskKind.TOKEN_CLASSIFICATION,
-    "relation": None,
+    "relation": TaskKind.RELATION_EXTRACTION,
     "embedding": TaskKind.TEXT_EMBEDDING,
     "generation": TaskKind.TEXT_GENERATION,
 }
-"""What people call a task; None: no model of this build does it."""
+"""What people call a task."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,9 +106,10 @@ def chosen(models: Sequence[Listed], body: Asked) -> Listed:
             allowed=", ".join(TASK_TYPES),
         )
     kind = TASK_TYPES[body.task_type]
-    able = sorted({model.name for model in models if kind is not None and model.task is kind})
-    if body.task_type == SENTIMENT:
-        able = [name for name in able if SENTIMENT in name] or able
+    able = sorted({model.name for model in models if model.task is kind})
+    if body.task_type in (SENTIMENT, CLASSIFICATION):
+        # Both are classes of a text; a model's name says whether they are moods.
+        able = [name for name in able if (SENTIMENT in name) == (body.task_type == SENTIMENT)] or able
     if not able:
         there = ", ".join(sorted({f"{model.name} ({model.task.value})" for model in models})) or "no model is loaded"
         raise Refused(
@@ -125,10 +126,12 @@ def plain_of(result: Result) -> dict[str, object]:
             plain = {"label": result.label, "score": result.score, "scores": result.scores}
         case Entities():
             plain = {"entities": result.entities}
+        case Relations():
+            plain = {"relations": result.relations}
         case Embedding():
             plain = {"embedding": result.embedding.tolist()}
         case Text():
-            plain = {"text": result.text}
+            plain = {"text": result.text, "finish_reason": result.finish}
         case _:
             return {"outputs": {name: array.tolist() for name, array in result.outputs.items()}}
     if result.truncated:

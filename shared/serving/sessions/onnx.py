@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: threads set explicitly, no spinning, so that an idle session costs nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,8 @@ class OnnxSession:
         self._outputs = tuple(_spec(node) for node in session.get_outputs())
         self._session = session
 
-    def run(self, feeds: Feeds) -> Iterator[Outputs]:
-        """The outputs of one run, once."""
+    def run(self, feeds: Feeds) -> Outputs:
+        """The outputs of one run, by name."""
         session = self._session
         if session is None:
             raise Transient("the session is closed", why=Unavailable.NOT_READY)
@@ -70,7 +70,7 @@ class OnnxSession:
             values = session.run(None, dict(feeds), self._run_options)
         except Exception as error:
             raise self._explained(error) from error
-        yield {spec.name: np.asarray(value) for spec, value in zip(self._outputs, values, strict=True)}
+        return {spec.name: np.asarray(value) for spec, value in zip(self._outputs, values, strict=True)}
 
     def terminate(self) -> None:
         """Make a run in progress, and every later one, raise `Transient`."""

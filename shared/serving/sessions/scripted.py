@@ -1,19 +1,19 @@
 """A session that plays a script: tests of everything around a session run on it."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from shared.bundle.manifest import TensorSpec
 from shared.protocol.errors import Transient, Unavailable
 from shared.serving.sessions.session import Feeds, Outputs
 
-Script = Callable[[Feeds], Sequence[Outputs]]
+Script = Callable[[Feeds], Outputs]
 
 
 class ScriptedSession:
-    """Yields what `script` returns for each run, one step at a time.
+    """Gives what `script` returns for each run.
 
-    `gate`: every step waits for it first; `started` is set when a run begins. `failing` is raised by `load`; a script that
+    `gate`: every run waits for it first; `started` is set when a run begins. `failing` is raised by `load`; a script that
     raises makes the run raise. `runs` keeps the feeds of every run.
     """
 
@@ -30,7 +30,6 @@ class ScriptedSession:
         self.outputs = outputs
         self.started = threading.Event()
         self.runs: list[Feeds] = []
-        self.steps = 0
         self.closed = False
         self._script = script
         self._gate = gate
@@ -42,17 +41,15 @@ class ScriptedSession:
         if self._failing is not None:
             raise self._failing
 
-    def run(self, feeds: Feeds) -> Iterator[Outputs]:
-        """The script's steps."""
+    def run(self, feeds: Feeds) -> Outputs:
+        """The script's outputs."""
         self.runs.append(feeds)
         self.started.set()
-        for outputs in self._script(feeds):
-            if self._gate is not None:
-                self._gate.wait()
-            if self._terminated:
-                raise Transient("the computation was ended", why=Unavailable.CANCELLED)
-            self.steps += 1
-            yield outputs
+        if self._gate is not None:
+            self._gate.wait()
+        if self._terminated:
+            raise Transient("the computation was ended", why=Unavailable.CANCELLED)
+        return self._script(feeds)
 
     def terminate(self) -> None:
         """End a run in progress."""

@@ -1,6 +1,6 @@
 """The session port. A session is owned by one worker thread; only `terminate` may be called from another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from shared.bundle.manifest import TensorSpec
@@ -27,10 +27,14 @@ class Session(Protocol):
         """Get ready to run. Raises `Corrupt` for a program that cannot be loaded."""
         ...
 
-    def run(self, feeds: Feeds) -> Iterator[Outputs]:
-        """Outputs of one batch: once for an encoder, once per token for a generator.
+    def run(self, feeds: Feeds) -> Outputs:
+        """The outputs of one run of the program; rows of a batch keep their place.
 
-        Rows keep their place in every step. Closing the iterator abandons the rest.
+        Raises:
+            Refused: the program cannot take these inputs.
+            Transient: it was ended, or is closed.
+            Corrupt: it failed.
+
         """
         ...
 

@@ -79,22 +79,22 @@ def viterbi(emissions: Array, lengths: Sequence[int], crf: Crf) -> list[list[int
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """Entities of a tag sequence such as `B-PER I-PER E-PER O S-LOC`.
+    """Entities of a tag sequence such as `B-PER I-PER E-PER O S-LOC`, as ModelScope's pipeline reads it.
 
-    B and S open an entity (closing an open one), I, E and S extend the open one, E and S close it; anything else leaves it
-    as it is, and an I or E without an open one is ignored. BIO tags decode as well.
+    B and S open an entity (closing an open one), I and E extend the open one or else open one, E and S close it; anything
+    else leaves it as it is. BIO tags decode as well.
     """
     found: list[Span] = []
     opened: Span | None = None
     for place, tag in enumerate(tags):
         kind = tag[:1]
-        if kind in ("B", "S"):
-            if opened is not None:
-                found.append(opened)
-            opened = Span(tag[2:], place, place + 1)
-        elif kind in ("I", "E") and opened is not None:
-            opened = opened._replace(end=place + 1)
-        if kind in ("E", "S") and opened is not None:
+        if kind not in ("B", "I", "E", "S"):
+            continue
+        if opened is not None and kind in ("B", "S"):
+            found.append(opened)
+            opened = None
+        opened = Span(tag[2:], place, place + 1) if opened is None else opened._replace(end=place + 1)
+        if kind in ("E", "S"):
             found.append(opened)
             opened = None
     if opened is not None:

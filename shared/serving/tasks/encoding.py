@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from shared.bundle.manifest import Manifest
+from shared.bundle.manifest import Manifest, TaskKind
 from shared.protocol.errors import Corrupt, Refusal, Refused, shortened
 from shared.serving.answer import Array
 from shared.serving.tasks.task import Prepared
+from shared.serving.tasks.tokenizer_file import read_tokenizer
+from shared.serving.tasks.windows import INSIDE, begin_after
 
 _SPARE = 64
 """Code points per token of the limit that are looked at: blanks and long words give fewer tokens than code points."""
@@ -22,17 +24,25 @@ _CACHED = 65_536
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True):
-    """Token ids of one text, special tokens included.
-
-    For tagging: `places` are the positions that get a tag, `offsets` the code points of `text` each of them stands for.
-    """
+    """Token ids of one text or window, special tokens included."""
 
     ids: list[int]
     types: list[int]
-    text: str = ""
-    places: tuple[int, ...] = ()
-    offsets: tuple[tuple[int, int], ...] = ()
     truncated: bool = False
+
+
+class Pieces(msgspec.Struct, frozen=True, kw_only=True):
+    """A text as pieces, without special tokens. `cut`: only its beginning was looked at.
+
+    `places` are the pieces that get a tag, `offsets` the code points of the text each of them stands for; `begins` says
+    of each piece how good it is to begin a window with it (`windows`).
+    """
+
+    ids: list[int]
+    places: list[int]
+    offsets: list[tuple[int, int]]
+    begins: list[int]
+    cut: bool = False
 
 
 class Encoder:
@@ -46,7 +56,7 @@ class Encoder:
         self._last = self._id("[SEP]", "</s>")
         pad = self._find("[PAD]", "<pad>")
         self._pad = 0 if pad is None else pad
-        self._pieces: dict[str, tuple[int, ...]] = {}
+        self._known: dict[str, tuple[int, ...]] = {}
 
     def text(self, text: str, *, truncate: bool) -> Encoded:
         """The whole text as the tokenizer does it, special tokens included.
@@ -67,47 +77,55 @@ class Encoder:
             truncated=True,
         )
 
-    def characters(self, text: str, *, truncate: bool) -> Encoded:
-        """Each code point alone, so that every one keeps a place; one without pieces (blanks, joiners) is unknown.
+    def characters(self, text: str, *, most: int) -> Pieces:
+        """Each of the first `most` code points alone, so that every one keeps a place; one without pieces is unknown.
 
-        Raises:
-            Refused: as `text`.
-
+        Blanks, joiners and control characters have none. `[SEP]` and its like are the characters they are written with.
         """
-        ids = [self._first]
+        ids: list[int] = []
         places: list[int] = []
-        for character in self._bounded(text, truncate):
+        begins: list[int] = []
+        before = "\n"
+        for character in text[:most]:
+            pieces = self._known.get(character) or self._piece(character)
             places.append(len(ids))
-            ids.extend(self._pieces.get(character) or self._piece(character))
-        ids.append(self._last)
-        cut = len(ids) > self.max_length
-        if cut:
-            self._check_length(len(ids), truncate)
-            ids[self.max_length - 1 :] = [self._last]
-            places = [place for place in places if place < self.max_length - 1]
-        offsets = tuple((i, i + 1) for i in range(len(places)))
-        return Encoded(ids=ids, types=[0] * len(ids), text=text, places=tuple(places), offsets=offsets, truncated=cut)
+            ids.extend(pieces)
+            begins.append(begin_after(before))
+            if len(pieces) > 1:
+                begins.extend([INSIDE] * (len(pieces) - 1))
+            before = character
+        offsets = [(i, i + 1) for i in range(len(places))]
+        return Pieces(ids=ids, places=places, offsets=offsets, begins=begins, cut=most < len(text))
 
-    def pieces(self, text: str, *, truncate: bool) -> Encoded:
-        """The whole text as the tokenizer does it, every piece of it to be tagged.
+    def words(self, text: str, *, most: int) -> Pieces:
+        """The first `most` code points as the tokenizer does them; the first piece of each word is tagged for the whole word."""
+        bounded = _replaced(text[:most])
+        encoding = self._tokenizer.encode(bounded, add_special_tokens=False)
+        places: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        begins: list[int] = []
+        word, reached = None, 0
+        for i, (own, (start, end)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
+            # Two words out of one code point would be two entities on the same text.
+            if own == word or start < reached or start == end:
+                begins.append(INSIDE)
+                if places and own == word:
+                    offsets[-1] = (offsets[-1][0], max(reached, end))
+            else:
+                begins.append(begin_after(bounded[reached - 1] if reached else "\n"))
+                places.append(i)
+                offsets.append((start, end))
+            word, reached = own, max(reached, end)
+        return Pieces(ids=encoding.ids, places=places, offsets=offsets, begins=begins, cut=most < len(text))
 
-        Raises:
-            Refused: as `text`.
+    def located(self, text: str, *, most: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The first `most` code points as the tokenizer does them, special tokens included, and each token's code points."""
+        encoding = self._tokenizer.encode(_replaced(text[:most]))
+        return encoding.ids, encoding.offsets
 
-        """
-        # U+FFFD keeps the offsets of what follows a lone surrogate true; dropping it would shift them.
-        bounded = self._bounded(text, truncate)
-        encoding = self._tokenizer.encode("".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in bounded))
-        ids, types = encoding.ids, encoding.type_ids
-        places = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
-        cut = len(ids) > self.max_length or len(bounded) < len(text)
-        if len(ids) > self.max_length:
-            self._check_length(len(ids), truncate)
-            ids = [*ids[: self.max_length - 1], ids[-1]]
-            types = [*types[: self.max_length - 1], types[-1]]
-            places = [place for place in places if place < self.max_length - 1]
-        offsets = tuple(encoding.offsets[place] for place in places)
-        return Encoded(ids=ids, types=types, text=text, places=tuple(places), offsets=offsets, truncated=cut)
+    def framed(self, ids: Sequence[int]) -> Encoded:
+        """Pieces between the special tokens a program expects around them."""
+        return Encoded(ids=[self._first, *ids, self._last], types=[0] * (len(ids) + 2))
 
     def padded(self, batch: Sequence[Encoded]) -> dict[str, Array]:
         """`input_ids`, `attention_mask` and `token_type_ids`, int64 [rows, longest]."""
@@ -151,8 +169,8 @@ class Encoder:
         if "\ud800" <= character <= "\udfff":
             return (self._unknown,)
         ids = tuple(self._tokenizer.encode(character, add_special_tokens=False).ids) or (self._unknown,)
-        if len(self._pieces) < _CACHED:
-            self._pieces[character] = ids
+        if len(self._known) < _CACHED:
+            self._known[character] = ids
         return ids
 
     def _find(self, *names: str) -> int | None:
@@ -170,22 +188,15 @@ class Encoder:
 
 
 def encoder_for(manifest: Manifest, folder: Path) -> Encoder:
-    """The encoder of a bundle.
+    """The encoder of a bundle; set up once, so that any thread may encode.
 
     Raises:
         Corrupt: the bundle has no tokenizer, or one that cannot be read.
 
     """
-    name = manifest.processing.tokenizer
-    if name is None:
-        raise Corrupt(f"{manifest.name}@{manifest.version} is a text model without a tokenizer")
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / name))
-    except Exception as error:
-        # The tokenizers library raises bare Exception for whatever is wrong with the file.
-        raise Corrupt(f"{name} cannot be read: {str(error)[:300]}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = read_tokenizer(manifest, folder)
+    # Where places in the text are tagged, `[SEP]` is five characters of it; elsewhere it is what BERT's tokenizer makes of it.
+    tokenizer.encode_special_tokens = manifest.task is TaskKind.TOKEN_CLASSIFICATION
     return Encoder(tokenizer, max_length=manifest.processing.max_length)
 
 
@@ -232,6 +243,15 @@ def _without_surrogates(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         return "".join(character for character in text if not "\ud800" <= character <= "\udfff")
+    return text
+
+
+def _replaced(text: str) -> str:
+    # U+FFFD keeps the offsets of what follows a lone surrogate true; dropping it would shift them.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
     return text
 
 

@@ -1,6 +1,6 @@
 """The task port: pre- and post-processing of one kind of model, stateless and callable from any thread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -8,12 +8,16 @@ import msgspec
 from shared.serving.answer import Result
 from shared.serving.sessions.session import Feeds, Outputs
 
+Run = Callable[[Feeds], Outputs]
+"""Runs the program once; arrays it has no input for are left out."""
+
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """One item ready for a batch. `tokens` is its cost in tokens (one per 256 elements for tensors); `data` the task's own."""
+    """One item ready for a batch: `rows` rows of `tokens` tokens each (one per 256 elements for tensors); `data` the task's own."""
 
     tokens: int
     data: Any
+    rows: int = 1
     truncated: bool = False
     parameters: Mapping[str, object] = {}
 
@@ -23,7 +27,7 @@ class Task(Protocol):
 
     name: str
 
-    def estimate(self, item: object) -> int:
+    def estimate(self, item: object, parameters: Mapping[str, object]) -> int:
         """Tokens an item will cost, guessed without tokenizing; never an error."""
         ...
 
@@ -36,10 +40,11 @@ class Task(Protocol):
         """
         ...
 
-    def collate(self, batch: Sequence[Prepared]) -> Feeds:
-        """Arrays for one run, padded to the longest."""
-        ...
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[Sequence[Result | None]]:
+        """Compute a batch; each step has, per item, its result, a piece of it, or None for nothing new.
 
-    def finish(self, batch: Sequence[Prepared], outputs: Outputs) -> list[Result]:
-        """One result per item from the outputs of one step."""
+        An encoder runs once and yields once; a generator yields after every token until each item had a `Text` with
+        `finish` set. A step may begin by learning which items (places in `batch`) nobody wants any more: they are sent
+        into the iterator where it is a generator, and need not be computed further. Closing it abandons the rest.
+        """
         ...

@@ -1,13 +1,12 @@
 """Named arrays in, named arrays out: one request is one run, with its own leading batch dimension."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from shared.bundle.manifest import TensorSpec
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.answer import Array, Result, Tensors
 from shared.serving.sessions.datatypes import datatype_of
-from shared.serving.sessions.session import Feeds, Outputs
-from shared.serving.tasks.task import Prepared
+from shared.serving.tasks.task import Prepared, Run
 
 ELEMENTS_PER_TOKEN = 256
 
@@ -20,7 +19,7 @@ class TensorTask:
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
         self._inputs = tuple(inputs)
 
-    def estimate(self, item: object) -> int:
+    def estimate(self, item: object, parameters: Mapping[str, object]) -> int:  # noqa: ARG002 - of the port
         """One token per 256 elements."""
         return _tokens(item) if isinstance(item, Mapping) else 1
 
@@ -47,14 +46,9 @@ class TensorTask:
             _check(spec, item[spec.name])
         return Prepared(tokens=_tokens(item), data=dict(item), parameters=parameters)
 
-    def collate(self, batch: Sequence[Prepared]) -> Feeds:
-        """The arrays of the one request."""
-        feeds: Feeds = batch[0].data
-        return feeds
-
-    def finish(self, batch: Sequence[Prepared], outputs: Outputs) -> list[Result]:
-        """The program's outputs as they are."""
-        return [Tensors(outputs=dict(outputs)) for _ in batch]
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
+        """The arrays of the one request in, the program's outputs as they are out."""
+        yield [Tensors(outputs=dict(run(item.data))) for item in batch]
 
 
 def _tokens(item: Mapping[str, Array]) -> int:

@@ -1,6 +1,6 @@
 """One label per text: whole-text tokens in, softmax over the program's logits out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from shared.protocol.errors import Corrupt
 from shared.serving.answer import Label, Result
@@ -14,7 +14,7 @@ from shared.serving.tasks.encoding import (
     text_of,
     truncate_of,
 )
-from shared.serving.tasks.task import Prepared
+from shared.serving.tasks.task import Prepared, Run
 
 
 class TextClassification:
@@ -26,13 +26,17 @@ class TextClassification:
         self._encoder = encoder
         self._labels = tuple(labels)
 
-    def estimate(self, item: object) -> int:
+    def estimate(self, item: object, parameters: Mapping[str, object]) -> int:  # noqa: ARG002 - of the port
         """One token per code point, capped by the limit."""
         return guessed_tokens(item, self._encoder.max_length)
 
     def prepare(self, item: object, parameters: Mapping[str, object]) -> Prepared:
         """Tokens of the text; refused when empty or too long."""
         return prepared(self._encoder.text(text_of(item), truncate=truncate_of(parameters)), parameters)
+
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
+        """One run, one result each."""
+        yield self.finish(batch, run(self.collate(batch)))
 
     def collate(self, batch: Sequence[Prepared]) -> Feeds:
         """Padded ids, mask and types, int64 [rows, longest]."""

@@ -1,6 +1,6 @@
 """One vector per text: pooled and normalized in the graph, or here where the bundle says so."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from shared.serving.tasks.encoding import (
     text_of,
     truncate_of,
 )
-from shared.serving.tasks.task import Prepared
+from shared.serving.tasks.task import Prepared, Run
 
 POOLINGS = ("cls", "mean")
 
@@ -33,13 +33,17 @@ class TextEmbedding:
         self._pooling = processing.pooling
         self._normalize = processing.normalize
 
-    def estimate(self, item: object) -> int:
+    def estimate(self, item: object, parameters: Mapping[str, object]) -> int:  # noqa: ARG002 - of the port
         """One token per code point, capped by the limit."""
         return guessed_tokens(item, self._encoder.max_length)
 
     def prepare(self, item: object, parameters: Mapping[str, object]) -> Prepared:
         """Tokens of the text; refused when empty or too long."""
         return prepared(self._encoder.text(text_of(item), truncate=truncate_of(parameters)), parameters)
+
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
+        """One run, one result each."""
+        yield self.finish(batch, run(self.collate(batch)))
 
     def collate(self, batch: Sequence[Prepared]) -> Feeds:
         """Padded ids, mask and types, int64 [rows, longest]."""

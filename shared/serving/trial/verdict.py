@@ -1,16 +1,11 @@
 """What a trial is asked and what it finds: the wire between the sacrificial child and who started it."""
 
-from enum import StrEnum
-
 import msgspec
 
+from shared.bundle.manifest import TensorSpec
+from shared.protocol.reported import Isolation
 
-class Isolation(StrEnum):
-    """What keeps the child off the network."""
-
-    NAMESPACE = "namespace"
-    SECCOMP = "seccomp"
-    NONE = "none"
+__all__ = ["Died", "Isolation", "Passed", "TrialLimits", "TrialRequest", "Verdict"]
 
 
 class TrialLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,18 +30,28 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Passed(msgspec.Struct, frozen=True, kw_only=True, tag="passed"):
-    """It runs. `measured` as `Variant.measured`."""
+    """It runs. `measured` as `Variant.measured`; `inputs` and `outputs` are the program's own.
+
+    `unrun`: why it was only looked at, where this machine cannot run it, or why no input could be made up for it.
+    """
 
     isolation: Isolation
     measured: dict[str, float] = {}
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    unrun: str = ""
 
 
 class Died(msgspec.Struct, frozen=True, kw_only=True, tag="died"):
-    """It must not be loaded: `code` is `crashed`, `too-slow`, `too-large`, `golden-differs`, or that of a `Refused` or `Corrupt`."""
+    """It must not be loaded: `code` is `crashed`, `too-slow`, `too-large`, `golden-differs`, or that of a `Refused` or `Corrupt`.
+
+    `field` names the file and the place in it, where that is known.
+    """
 
     isolation: Isolation
     code: str
     message: str
+    field: str | None = None
     differences: tuple[str, ...] = ()
 
 

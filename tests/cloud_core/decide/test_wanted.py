@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_core.decide.wanted import Named, Version, newest, precedence, wanted
+from cloud_core.decide.wanted import ANYWHERE, Named, Version, newest, precedence, variant_for, wanted
+from shared.bundle.manifest import Requirements, Variant
 
 parts = st.integers(0, 30)
 versions = st.builds(
@@ -27,3 +28,29 @@ def test_newest_and_assigned_are_served_and_nothing_unpublished(published: set[s
     served = {each.version for each in wanted(rows, named)}
     assert served <= published
     assert served == (published & assigned) | ({newest(sorted(published))} if published else set())
+
+
+def variant(name: str, runtime: str = "onnx", **requirements: tuple[str, ...]) -> Variant:
+    return Variant(name=name, runtime=runtime, precision="x", files=("f",), requirements=Requirements(**requirements))
+
+
+TORCH = variant("torch", "torch-export", providers=())
+CUDA = variant("cuda-fp16", providers=("CUDAExecutionProvider",))
+AVX = variant("cpu-amx", features=("amx_int8",))
+FP32 = variant("cpu-fp32")
+
+
+def test_the_preferred_variant_is_taken_even_where_it_will_be_refused_by_name() -> None:
+    assert variant_for([FP32, TORCH], "torch") is TORCH
+
+
+def test_else_the_first_that_runs_on_what_the_replica_offers() -> None:
+    every = [TORCH, CUDA, AVX, FP32]
+    assert variant_for(every, "cpu-int8") is FP32
+    assert variant_for(every, "cpu-int8", ANYWHERE | {"torch-export"}) is TORCH
+    assert variant_for(every, "cpu-int8", ANYWHERE | {"CUDAExecutionProvider"}) is CUDA
+    assert variant_for(every, "cpu-int8", ANYWHERE | {"amx_int8"}) is AVX
+
+
+def test_else_the_first_there_is() -> None:
+    assert variant_for([TORCH, CUDA], "cpu-int8") is TORCH

@@ -26,6 +26,7 @@ from shared.protocol.policy import Policy
 from shared.protocol.reported import Birth, Convergence, Death, Hardware, Reported
 from shared.protocol.telemetry import Ack, Batch, Sample
 from shared.protocol.topics import topic
+from tests.cloud_core.api.server import OpenGate
 from tests.cloud_core.broker.brokers import KEYS, LOG, Client, RunningProgram, Site, program
 
 HARDWARE = Hardware(hardware_class="test", machine="x86_64", cpus=2, memory_bytes=2**30)
@@ -43,6 +44,7 @@ async def loops(site: Site, **settings: Any) -> AsyncIterator[tuple[RunningProgr
             msgspec.structs.replace(site.settings, **settings),
             engine=site.engine,
             keys=KEYS,
+            gate=OpenGate(),
             program=running,
             log=LOG,
             registry=registry,

@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cloud_core.models import publish
+from cloud_core.models import bundling
 from cloud_core.models.publish import build_bundle
 from cloud_core.models.shipped import shipped_models
 from shared.bundle.install import install, verify_installed
@@ -79,8 +79,8 @@ def test_publishing_twice_is_publishing_once(source, store, tmp_path):
 
 
 def test_a_large_file_is_cut_into_pieces(source, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "WHOLE_UP_TO", 200)
-    monkeypatch.setattr(publish, "PIECE", 150)
+    monkeypatch.setattr(bundling, "WHOLE_UP_TO", 200)
+    monkeypatch.setattr(bundling, "PIECE", 150)
     manifest, data = build_bundle(source, store)
     assert [chunk.size for chunk in manifest.file("model.fp32.onnx").chunks] == [150, 150, 100]
     assert len(manifest.file("model.int8.onnx").chunks) == 1

@@ -11,14 +11,16 @@ from edge_agent.control.errand import Errands
 from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk
 from edge_agent.control.state import AgentState
+from edge_agent.control.trials import Trials
 from edge_agent.control.trust import Trust
 from edge_agent.decide.variants import Device
 from shared.bundle.manifest import TaskKind
 from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
 from shared.protocol.errors import Corrupt, Refusal, Refused
-from shared.protocol.reported import ModelState
+from shared.protocol.reported import Isolation, ModelState
 from shared.serving.catalog import Listed
+from shared.serving.trial.verdict import Died, Passed, TrialLimits
 from tests.edge_agent.control.device_api import Tokens, device_api
 from tests.edge_agent.control.generations import SIGNER
 
@@ -73,31 +75,50 @@ class Host:
         del self.loaded[name, version]
 
 
+class Tries:
+    """Says of a trial what a test wants said: `died` are variants that do not pass."""
+
+    def __init__(self):
+        self.died = set()
+        self.done = []
+
+    async def __call__(self, request):
+        self.done.append(request.variant)
+        await asyncio.sleep(0)
+        if request.variant in self.died:
+            return Died(isolation=Isolation.SECCOMP, code="crashed", message="it kills the process that loads it")
+        return Passed(isolation=Isolation.SECCOMP)
+
+
 class Agent:
     """One run of an agent on `folder`; `state.close()` and another one on the same folder is a restart."""
 
-    def __init__(self, folder, api, http, *, keys=(SIGNER.pinned,), preferred="cpu-int8"):
+    def __init__(self, folder, api, http, *, keys=(SIGNER.pinned,), preferred="cpu-int8", runtime="onnxruntime 1"):
         self.state = AgentState(folder)
         self.store = ChunkStore(folder / "chunks")
         self.bundles = folder / "bundles"
         self.host = Host()
+        self.tries = Tries()
         self.holder = PolicyHolder()
         self.api = api
         self.news = asyncio.Event()
         disk = Disk(self.state, self.store, self.bundles)
         clock = SystemClock()
+        log = structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()])
+        trials = Trials(folder, limits=TrialLimits(), runtime=runtime, log=log, trial=self.tries)
         fetcher = Fetcher(http, api_url=api.url, tokens=Tokens(), clock=clock)
         self.converger = Converger(
             Trust("default", "edge-1", keys),
             disk,
-            Errands("default", disk, fetcher, self.host, threads=2),
+            Errands("default", disk, fetcher, self.host, trials, threads=2),
             host=self.host,
             holder=self.holder,
             device=Device(preferred=preferred),
             clock=clock,
-            log=structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()]),
+            log=log,
             draw=lambda: 0.0,
             changed=self.news.set,
+            isolation=Isolation.SECCOMP,
         )
 
     @property

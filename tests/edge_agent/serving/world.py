@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from shared.serving.metrics import EngineMetrics
 from shared.serving.oip import encode_response
 from shared.serving.sessions.scripted import ScriptedSession
 from shared.serving.sessions.session import Feeds, Outputs
-from shared.serving.tasks.task import Prepared
+from shared.serving.tasks.task import Prepared, Run
 
 TENANT, MODEL, VERSION = "default", "mood", "1.2.0"
 
@@ -45,17 +45,15 @@ class Echo:
 
     name = "text-classification"
 
-    def estimate(self, item: object) -> int:
+    def estimate(self, item: object, parameters: Mapping[str, object]) -> int:
         return len(str(item))
 
     def prepare(self, item: object, parameters: Mapping[str, object]) -> Prepared:
         return Prepared(tokens=max(1, len(str(item))), data=item, parameters=parameters)
 
-    def collate(self, batch: Sequence[Prepared]) -> Feeds:
-        return {"n": np.zeros(len(batch), dtype=np.float32)}
-
-    def finish(self, batch: Sequence[Prepared], outputs: Outputs) -> list[Result]:
-        return [Label(label="good", score=float(s), scores={"good": float(s)}) for s in outputs["score"]]
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
+        outputs = run({"n": np.zeros(len(batch), dtype=np.float32)})
+        yield [Label(label="good", score=float(s), scores={"good": float(s)}) for s in outputs["score"]]
 
 
 def manifest(version: str = VERSION) -> Manifest:
@@ -195,10 +193,10 @@ class Device:
             clock=self.clock,
         )
 
-    def _script(self, feeds: Feeds) -> Sequence[Outputs]:
+    def _script(self, feeds: Feeds) -> Outputs:
         if self.failing is not None:
             raise self.failing
-        return [{"score": np.full(len(feeds["n"]), self.score, dtype=np.float32)}]
+        return {"score": np.full(len(feeds["n"]), self.score, dtype=np.float32)}
 
     async def load(self, version: str = VERSION) -> None:
         await self.engine.load(TENANT, manifest(version), "d" * 64, Path("/nowhere"), "v")

@@ -153,21 +153,26 @@ def bundle(
         processing = {"tokenizer": "tokenizer.json", "max_length": MAX_LENGTH} | processing
     if golden is not None:
         (folder / "golden.json").write_text(json.dumps({"items": golden, "tolerances": {"cpu": 1e-4}}))
-    files = []
-    for path in sorted(folder.iterdir()):
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        files.append(File(path=path.name, size=len(data), sha256=digest, chunks=(Chunk(digest, len(data)),)))
     return Manifest(
         name=name,
         version=version,
         task=task,
         variants=(Variant(name="cpu", runtime="onnx", precision="fp32", files=("model.onnx",)),),
-        files=tuple(files),
+        files=files_of(folder),
         labels=labels,
         processing=Processing(**processing),
         golden="golden.json" if golden is not None else None,
     )
+
+
+def files_of(folder: Path) -> tuple[File, ...]:
+    """The entry of every file in `folder`, one chunk each."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        files.append(File(path=path.name, size=len(data), sha256=digest, chunks=(Chunk(digest, len(data)),)))
+    return tuple(files)
 
 
 def log_sink():

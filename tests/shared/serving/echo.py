@@ -1,8 +1,10 @@
 """Engines whose sessions play a script, and a task that echoes it."""
 
+from itertools import count
+
 import numpy as np
 
-from shared.bundle.manifest import Manifest, TaskKind, Variant
+from shared.bundle.manifest import Manifest, TaskKind, TensorSpec, Variant
 from shared.serving.answer import Request, Text
 from shared.serving.sessions.scripted import ScriptedSession
 from shared.serving.tasks.task import Prepared
@@ -14,22 +16,24 @@ def ask(model: str, *texts: str, **fields) -> Request:
 
 
 class EchoTask:
-    """Every text is one token; outputs are texts, `None` for the end."""
+    """Every text is one token; each run gives the piece of its step, the last of which is a full stop; none ends too early."""
 
     name = "echo"
 
-    def estimate(self, item):
+    def estimate(self, item, parameters):
         return 1
 
     def prepare(self, item, parameters):
         return Prepared(tokens=len(item), data=item, parameters=parameters)
 
-    def collate(self, batch):
-        return {"texts": np.array([item.data for item in batch], dtype=object)}
-
-    def finish(self, batch, outputs):
-        piece = str(outputs["piece"])
-        return [Text(text=piece, tokens=1, finish="stop" if piece == "." else None) for _ in batch]
+    def steps(self, run, batch):
+        texts = np.array([item.data for item in batch], dtype=object)
+        for step in count():
+            outputs = run({"texts": texts, "step": np.array(step)})
+            if "piece" not in outputs:
+                return
+            piece = str(outputs["piece"])
+            yield [Text(text=piece, tokens=1, finish="stop" if piece == "." else None) for _ in batch]
 
 
 def scripted(session: ScriptedSession, **options):
@@ -42,8 +46,18 @@ def manifest_for(name: str = "gen", version: str = "1.0.0") -> Manifest:
     return Manifest(name=name, version=version, task=TaskKind.TENSOR, variants=(variant,), files=())
 
 
-def steps(*pieces: str):
-    return lambda feeds: [{"piece": np.array(piece)} for piece in pieces]
+INPUTS = tuple(TensorSpec(name=name, datatype="BYTES", shape=(-1,)) for name in ("texts", "step"))
+
+
+def piece_of(pieces, feeds) -> dict:
+    """What a run gives whose pieces these are."""
+    step = int(feeds["step"])
+    return {"piece": np.array(pieces[step])} if step < len(pieces) else {}
+
+
+def playing(*pieces: str, **options) -> ScriptedSession:
+    """A session that answers everything with these pieces."""
+    return ScriptedSession(lambda feeds: piece_of(pieces, feeds), inputs=INPUTS, **options)
 
 
 def load(made, folder, manifest, **options):

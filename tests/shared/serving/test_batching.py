@@ -8,6 +8,7 @@ entries = st.lists(
         Waiting,
         id=st.integers(0, 10_000),
         tokens=st.integers(1, 700),
+        rows=st.one_of(st.just(1), st.integers(1, 70)),
         priority=st.integers(0, 200),
         enqueued_at=st.floats(0, 100),
         deadline=st.one_of(st.none(), st.floats(0, 300)),
@@ -24,11 +25,13 @@ def test_budget_rows_and_deadlines_hold(waiting, budget, now):
     batch = next_batch(waiting, budget, now=now)
     chosen = [by_id[each] for each in batch.ids]
     dropped = {drop.id for drop in batch.dropped}
-    assert len(set(batch.ids)) == len(batch.ids) <= budget.rows
+    assert len(set(batch.ids)) == len(batch.ids)
+    rows = sum(entry.rows for entry in chosen)
+    assert rows <= budget.rows or len(chosen) == 1
     assert dropped.isdisjoint(batch.ids)
     assert dropped == {entry.id for entry in waiting if entry.deadline is not None and entry.deadline <= now}
     if chosen:
-        padded = len(chosen) * max(entry.tokens for entry in chosen)
+        padded = rows * max(entry.tokens for entry in chosen)
         assert batch.padded == padded
         assert padded <= budget.tokens or len(chosen) == 1
     else:
@@ -90,3 +93,15 @@ def test_similar_lengths_are_grouped_around_the_oldest():
 def test_an_entry_larger_than_the_budget_runs_alone():
     waiting = [Waiting(id=0, tokens=900), Waiting(id=1, tokens=1)]
     assert next_batch(waiting, Budget(tokens=100, rows=8), now=0.0).ids == (0,)
+
+
+def test_an_entry_of_more_rows_than_the_budget_runs_alone():
+    waiting = [Waiting(id=0, tokens=9, rows=9), Waiting(id=1, tokens=1)]
+    batch = next_batch(waiting, Budget(tokens=1000, rows=8), now=0.0)
+    assert (batch.ids, batch.padded) == ((0,), 81)
+
+
+def test_the_rows_of_a_long_text_leave_less_room_for_others():
+    waiting = [Waiting(id=0, tokens=10, rows=6), *(Waiting(id=i, tokens=10) for i in range(1, 9))]
+    batch = next_batch(waiting, Budget(tokens=1000, rows=8), now=0.0)
+    assert (batch.ids, batch.padded) == ((0, 1, 2), 80)

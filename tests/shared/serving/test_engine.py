@@ -6,7 +6,7 @@ import pytest
 from shared.bundle.manifest import TaskKind
 from shared.protocol.errors import Corrupt, Refusal, Refused, Transient, Unavailable
 from shared.protocol.reported import ModelState
-from shared.serving.plain_onnx import manifest_of_onnx
+from shared.serving.plain_onnx import tried_onnx
 from tests.shared.serving.bundles import TENANT, adder, bundle, engine
 from tests.shared.serving.echo import ask, load
 
@@ -133,7 +133,7 @@ def test_activation_swaps_what_unversioned_requests_get(tmp_path):
 def test_tensors_are_checked_and_computed(tmp_path):
     async def main():
         path = adder(tmp_path / "My Adder.onnx")
-        manifest = manifest_of_onnx(path)
+        manifest = await tried_onnx(path)
         assert manifest.name == "my-adder"
         assert manifest.inputs[0].shape == (-1, 3)
         async with engine() as made:

@@ -4,17 +4,15 @@ import asyncio
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from shared.bundle.manifest import TensorSpec
 from shared.io.clock import SystemClock
 from shared.protocol.errors import Corrupt, Overloaded, Refused, Transient, Unavailable
 from shared.protocol.reported import ModelState
 from shared.serving.decide.admission import Limits
 from shared.serving.sessions.scripted import ScriptedSession
 from tests.shared.serving.bundles import TENANT, until
-from tests.shared.serving.echo import ask, load, manifest_for, scripted, steps
+from tests.shared.serving.echo import INPUTS, ask, load, manifest_for, piece_of, playing, scripted
 
 
 def test_a_session_that_raises_fails_its_own_batch_only():
@@ -22,11 +20,9 @@ def test_a_session_that_raises_fails_its_own_batch_only():
         def script(feeds):
             if "bad" in feeds["texts"]:
                 raise ValueError("boom")
-            return [{"piece": np.array(".")}]
+            return piece_of(".", feeds)
 
-        async with scripted(
-            ScriptedSession(script, inputs=(TensorSpec(name="texts", datatype="BYTES", shape=(-1,)),))
-        ) as made:
+        async with scripted(ScriptedSession(script, inputs=INPUTS)) as made:
             await load(made, Path(), manifest_for())
             assert (await made.answer(ask("gen", "a"))).results[0].text == "."
             with pytest.raises(Corrupt, match="boom"):
@@ -40,7 +36,7 @@ def test_a_session_that_raises_fails_its_own_batch_only():
 def test_text_streams_piece_by_piece_while_it_is_computed():
     async def main():
         gate = threading.Event()
-        session = ScriptedSession(steps("你", "好", "."), gate=gate)
+        session = playing("你", "好", ".", gate=gate)
         async with scripted(session) as made:
             await load(made, Path(), manifest_for())
             pieces = made.stream(ask("gen", "a"))
@@ -60,8 +56,7 @@ def test_text_streams_piece_by_piece_while_it_is_computed():
 def test_a_stream_that_is_left_ends_the_computation():
     async def main():
         gate = threading.Event()
-        session = ScriptedSession(steps(*("x" * 1000), "."))
-        session._gate = gate
+        session = playing(*("x" * 1000), ".", gate=gate)
         async with scripted(session) as made:
             await load(made, Path(), manifest_for())
             pieces = made.stream(ask("gen", "a"))
@@ -71,7 +66,7 @@ def test_a_stream_that_is_left_ends_the_computation():
             await asyncio.gather(waiting, return_exceptions=True)
             gate.set()
             await until(lambda: made.load_of(TENANT, "gen", "1.0.0").running == 0)
-            assert session.steps < 1000
+            assert len(session.runs) < 1000
             with pytest.raises(Refused):
                 await anext(made.stream(ask("gen", "a", "b")))
 
@@ -81,7 +76,7 @@ def test_a_stream_that_is_left_ends_the_computation():
 def test_cancelled_and_late_requests_are_never_computed():
     async def main():
         gate = threading.Event()
-        session = ScriptedSession(steps("."), gate=gate)
+        session = playing(".", gate=gate)
         async with scripted(session) as made:
             await load(made, Path(), manifest_for())
             first = asyncio.ensure_future(made.answer(ask("gen", "first")))
@@ -110,7 +105,7 @@ def test_cancelled_and_late_requests_are_never_computed():
 def test_requests_are_shed_by_bounds_and_by_deadline():
     async def main():
         gate = threading.Event()
-        session = ScriptedSession(steps("."), gate=gate)
+        session = playing(".", gate=gate)
         async with scripted(session, limits=Limits(entries=2)) as made:
             await load(made, Path(), manifest_for())
             running = [asyncio.ensure_future(made.answer(ask("gen", "a"))) for _ in range(2)]
@@ -133,7 +128,7 @@ def test_unload_lets_what_waits_finish_then_ends_the_thread():
         # Threads that other tests abandoned in the middle of a batch may still be ending.
         others = set(threading.enumerate())
         gate = threading.Event()
-        session = ScriptedSession(steps("."), gate=gate)
+        session = playing(".", gate=gate)
         async with scripted(session) as made:
             await load(made, Path(), manifest_for())
             running = asyncio.ensure_future(made.answer(ask("gen", "a")))
@@ -155,7 +150,7 @@ def test_unload_lets_what_waits_finish_then_ends_the_thread():
 def test_measuring_a_large_request_never_crowds_out_those_who_want_answers():
     async def main():
         gate = threading.Event()
-        session = ScriptedSession(steps("."), gate=gate)
+        session = playing(".", gate=gate)
         async with scripted(session) as made:
             await load(made, Path(), manifest_for())
             measuring = asyncio.ensure_future(made.measure(ask("gen", *["a"] * 1000)))

@@ -11,7 +11,20 @@ from hypothesis.extra import numpy as arrays
 from shared.bundle.manifest import TaskKind, TensorSpec
 from shared.protocol.errors import Corrupt, Refused
 from shared.protocol.reported import ModelState
-from shared.serving.answer import Embedding, Entities, Entity, Label, Request, Response, Tensors, Text, Timing, Where
+from shared.serving.answer import (
+    Embedding,
+    Entities,
+    Entity,
+    Label,
+    Relation,
+    Relations,
+    Request,
+    Response,
+    Tensors,
+    Text,
+    Timing,
+    Where,
+)
 from shared.serving.catalog import Listed
 from shared.serving.oip import Wishes, decode_request, decode_response, encode_request, encode_response
 from shared.serving.sessions.datatypes import NUMPY, datatype_of
@@ -82,6 +95,26 @@ RESULTS = {
     "token-classification": (
         Entities(entities=(Entity(type="PER", start=0, end=2, text="王明", score=0.5),)),
         Entities(entities=(), truncated=True),
+    ),
+    "relation-extraction": (
+        Relations(
+            relations=(
+                Relation(type="PER", subject=None, object="王明", score=0.5, object_start=0, object_end=2),
+                Relation(
+                    type="LOC",
+                    subject="王明",
+                    object="北京",
+                    score=0.25,
+                    object_start=3,
+                    object_end=5,
+                    subject_type="PER",
+                    subject_start=0,
+                    subject_end=2,
+                    within=(Entity(type="ORG", start=0, end=1, text="王", score=0.5),),
+                ),
+            )
+        ),
+        Relations(relations=(), truncated=True),
     ),
     "text-generation": (Text(text="你好", tokens=2, prompt_tokens=3, finish="stop"),),
 }

@@ -30,8 +30,8 @@ def admitted(tokens: int = 10, entries: int = 1, size: int = 7) -> Admitted:
     return Admitted(ask=Ask(entries=entries, tokens=tokens, bytes=size), predicted=0.0)
 
 
-def entry(sink, tokens: int = 10, index: int = 0) -> Entry:
-    return Entry(Prepared(tokens=tokens, data=None), sink, index)
+def entry(sink, tokens: int = 10, index: int = 0, rows: int = 1) -> Entry:
+    return Entry(Prepared(tokens=tokens, rows=rows, data=None), sink, index)
 
 
 def queue_of(clock, **budget) -> BatchQueue:
@@ -87,6 +87,28 @@ def test_a_permit_gives_everything_back_and_takes_its_waiting_entries_along():
         await asyncio.wait_for(queue.idle(), 1)
         queue.close()
         assert queue.take() is None
+
+    asyncio.run(main())
+
+
+def test_every_row_of_an_entry_counts():
+    async def main():
+        queue = queue_of(HandClock(), rows=8, tokens=1000)
+        cost = Cost()
+        for tokens in (10, 100, 1000, 20, 200):
+            cost = observed(cost, tokens, tokens * 0.001 + 0.5)
+        with queue.reserve(admitted()) as one, queue.reserve(admitted()) as two:
+            queue.submit(one, [entry(Gathering(1), tokens=10, rows=20)])
+            queue.submit(two, [entry(Gathering(1), tokens=10)])
+            load = queue.load(cost, now=100.0)
+            assert (load.entries, load.tokens) == (2, 210)
+            # 21 rows are three batches of 8.
+            assert 1.65 < load.expected_wait < 1.75
+            assert len(await asyncio.to_thread(queue.take)) == 1
+            load = queue.load(cost, now=100.0)
+            assert (load.entries, load.tokens) == (2, 210)
+            assert 0.65 + 0.45 < load.expected_wait < 0.75 + 0.55
+        queue.close()
 
     asyncio.run(main())
 

@@ -10,8 +10,7 @@ from shared.protocol.errors import Corrupt, Refused
 from shared.serving.tasks.crf import Crf, Span, read_crf, spans, viterbi
 from shared.serving.tasks.encoding import Encoder
 from shared.serving.tasks.text_embedding import TextEmbedding
-from shared.serving.tasks.token_classification import TokenClassification
-from tests.shared.serving.bundles import IDS, TAGS, WORDS, tag_table, tokenizer
+from tests.shared.serving.bundles import IDS, WORDS, tokenizer
 
 ENCODER = Encoder(tokenizer(), max_length=64)
 UNK, CLS, SEP = IDS["[UNK]"], IDS["[CLS]"], IDS["[SEP]"]
@@ -19,49 +18,12 @@ UNK, CLS, SEP = IDS["[UNK]"], IDS["[CLS]"], IDS["[SEP]"]
 
 def test_every_code_point_keeps_its_place():
     text = "王 \t明\u200d😀\ud83dab\u3000。"
-    encoded = ENCODER.characters(text, truncate=False)
-    assert encoded.ids[0] == CLS
-    assert encoded.ids[-1] == SEP
-    assert len(encoded.places) == len(text)
-    labelled = [WORDS[encoded.ids[place]] for place in encoded.places]
+    pieces = ENCODER.characters(text, most=100)
+    encoded = ENCODER.framed(pieces.ids)
+    assert (encoded.ids[0], encoded.ids[-1]) == (CLS, SEP)
+    assert len(pieces.places) == len(text)
+    labelled = [WORDS[pieces.ids[place]] for place in pieces.places]
     assert labelled == ["王", "[UNK]", "[UNK]", "明", "[UNK]", "[UNK]", "[UNK]", "a", "b", "[UNK]", "。"]
-
-
-@settings(deadline=None)
-@given(st.text(min_size=1, max_size=40))
-def test_entities_are_where_they_say(text):
-    task = TokenClassification(ENCODER, TAGS, None, char_level=True)
-    text = f"{text}王明{text}北京"
-    prepared = task.prepare(text, {"truncate": True})
-    emissions = tag_table()[task.collate([prepared])["input_ids"]].astype(np.float32)
-    (result,) = task.finish([prepared], {"emissions": emissions})
-    for entity in result.entities:
-        assert entity.text == text[entity.start : entity.end]
-    if not result.truncated and not {"王", "明", "北", "京"} & set(text.replace("王明", "").replace("北京", "")):
-        assert [entity.text for entity in result.entities].count("王明") == text.count("王明")
-
-
-def test_padding_and_batch_mates_change_no_entity():
-    task = TokenClassification(ENCODER, TAGS, None, char_level=True)
-    texts = ["王明", "去北京去北京去王明", "a"]
-    prepared = [task.prepare(text, {}) for text in texts]
-    feeds = task.collate(prepared)
-    assert feeds["attention_mask"].sum(axis=1).tolist() == [4, 11, 3]
-    together = task.finish(prepared, {"emissions": tag_table()[feeds["input_ids"]].astype(np.float32)})
-    for item, expected in zip(prepared, together, strict=True):
-        alone = tag_table()[task.collate([item])["input_ids"]].astype(np.float32)
-        (result,) = task.finish([item], {"emissions": alone})
-        assert result == expected
-
-
-def test_pieces_mode_uses_the_tokenizers_offsets():
-    task = TokenClassification(ENCODER, TAGS, None, char_level=False)
-    prepared = task.prepare("😀 王明。", {})
-    emissions = tag_table()[task.collate([prepared])["input_ids"]].astype(np.float32)
-    (result,) = task.finish([prepared], {"emissions": emissions})
-    assert [(entity.type, entity.start, entity.end, entity.text) for entity in result.entities] == [
-        ("PER", 2, 4, "王明")
-    ]
 
 
 def brute_force(emissions: np.ndarray, crf: Crf) -> float:
@@ -94,7 +56,9 @@ def test_viterbi_finds_the_best_path_of_every_row(lengths, seed):
     [
         ("B-A I-A E-A O S-B", [Span("A", 0, 3), Span("B", 4, 5)]),
         ("B-A B-A E-A", [Span("A", 0, 1), Span("A", 1, 3)]),
-        ("I-A E-A O", []),
+        ("I-A E-A O", [Span("A", 0, 2)]),
+        ("O E-A I-B I-A", [Span("A", 1, 2), Span("B", 2, 4)]),
+        ("B-A O I-B", [Span("A", 0, 3)]),
         ("B-A I-A", [Span("A", 0, 2)]),
         ("S-A S-A", [Span("A", 0, 1), Span("A", 1, 2)]),
         ("O O", []),
@@ -131,20 +95,17 @@ def test_pooling_ignores_padding(pooling):
 def test_over_long_texts_are_cut_between_pieces_and_say_so():
     short = Encoder(tokenizer(), max_length=5)
     with pytest.raises(Refused, match="7 tokens, the limit is 5"):
-        short.characters("王明去北京", truncate=False)
-    cut = short.characters("王明去北京", truncate=True)
-    assert (cut.ids[-1], len(cut.ids), len(cut.places), cut.truncated) == (SEP, 5, 3, True)
+        short.text("王明去北京", truncate=False)
     whole = short.text("王明去北京", truncate=True)
     assert (whole.ids[0], whole.ids[-1], len(whole.ids)) == (CLS, SEP, 5)
 
 
-@pytest.mark.parametrize("encode", ["text", "characters", "pieces"])
-def test_megabytes_are_refused_or_cut_without_being_tokenized(encode):
+def test_megabytes_are_refused_or_cut_without_being_tokenized():
     encoder = Encoder(tokenizer(), max_length=5)
     huge = "王" * 5_000_000
     with pytest.raises(Refused, match="the limit is 5 tokens"):
-        getattr(encoder, encode)(huge, truncate=False)
+        encoder.text(huge, truncate=False)
     for text in (huge, "王" + " " * 5_000_000):
-        cut = getattr(encoder, encode)(text, truncate=True)
+        cut = encoder.text(text, truncate=True)
         assert cut.truncated
         assert len(cut.ids) <= 5

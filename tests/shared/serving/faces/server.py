@@ -14,8 +14,9 @@ from shared.protocol.topics import Header
 from shared.serving.faces import health
 from shared.serving.faces.http import routes
 from shared.serving.faces.readiness import Readiness
-from shared.serving.plain_onnx import manifest_of_onnx
+from shared.serving.plain_onnx import tried_onnx
 from tests.shared.serving.bundles import TENANT, adder, bundle, echo, engine, log_sink
+from tests.shared.serving.in_process import try_in_process
 
 KINDS = {
     "sentiment-tiny": TaskKind.TEXT_CLASSIFICATION,
@@ -81,7 +82,7 @@ async def everything(folder, **options):
         for name, kind in KINDS.items():
             await made.load(TENANT, bundle(folder / name, name, kind), "d" * 64, folder / name, "cpu")
         for path in (adder(folder / "adder.onnx"), echo(folder / "echo.onnx")):
-            await made.load(TENANT, manifest_of_onnx(path), "e" * 64, folder, "cpu")
+            await made.load(TENANT, await tried_onnx(path, trial=try_in_process), "e" * 64, folder, "cpu")
         made.activate(TENANT, dict.fromkeys((*KINDS, "adder", "echo"), "1.0.0"))
         async with serving(made, **options) as server:
             yield server

@@ -8,8 +8,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from shared.serving.sessions.scripted import ScriptedSession
-from tests.shared.serving.echo import steps
+from tests.shared.serving.echo import playing
 from tests.shared.serving.faces.server import everything
 from tests.shared.serving.faces.test_openai import generator
 
@@ -107,4 +106,4 @@ def test_openai_completes_and_streams():
             pieces = await client.chat.completions.create(model="gen", messages=turns, stream=True)
             assert "".join([piece.choices[0].delta.content or "" async for piece in pieces]) == "你好."
 
-    generator(ScriptedSession(steps("你", "好", ".")))(check)
+    generator(playing("你", "好", "."))(check)

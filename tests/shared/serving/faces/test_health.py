@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.serving.decide.readiness import Check, Version, judge
-from shared.serving.sessions.scripted import ScriptedSession
 from tests.shared.serving.bundles import TENANT, engine, until
-from tests.shared.serving.echo import load, manifest_for, scripted, steps
+from tests.shared.serving.echo import load, manifest_for, playing, scripted
 from tests.shared.serving.faces.server import everything, serving
 
 
@@ -45,7 +44,7 @@ def test_a_process_without_models_or_with_one_that_drains_is_not_ready():
             status, _, body = await server.get("/v2/health/ready")
             assert (status, body["ready"]) == (503, False)
         gate = threading.Event()
-        session = ScriptedSession(steps("."), gate=gate)
+        session = playing(".", gate=gate)
         async with scripted(session) as made, serving(made) as server:
             await load(made, Path(), manifest_for())
             made.activate(TENANT, {"gen": "1.0.0"})

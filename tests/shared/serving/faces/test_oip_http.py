@@ -87,7 +87,7 @@ def test_every_error_has_the_protocols_body(with_server):
             ("/v2/models/ner/versions/2.0.0/infer", text("好"), 404, "1.0.0"),
             ("/v2/models/ner/infer", {"inputs": []}, 422, "text"),
             ("/v2/models/ner/infer", text(""), 422, "empty"),
-            ("/v2/models/ner/infer", text("好" * 99), 422, "16"),
+            ("/v2/models/ner/infer", text("好" * 2000), 422, "64 windows of 16 tokens"),
             ("/v2/models/ner/infer", text(), 400, "inputs[0].shape"),
             ("/v2/models/adder/infer", {"inputs": []}, 422, "missing input"),
             ("/v2/nope", {}, 404, "path"),
@@ -157,3 +157,25 @@ def test_a_large_body_is_decoded_all_the_same(with_server):
         assert body["outputs"][0]["data"] == (x * 2).ravel().tolist()
 
     with_server(check, max_body=1 << 24)
+
+
+def test_configuration_shared_memory_and_numbers_that_are_none(with_server):
+    async def check(server):
+        _, _, body = await server.get("/v2/models/adder/config")
+        assert body["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
+        assert (body["max_batch_size"], body["parameters"]["task"]) == (0, {"string_value": "tensor"})
+        assert "model_configuration" in (await server.get("/v2"))[2]["extensions"]
+        asked = text("好")
+        asked["inputs"][0]["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 7}
+        status, _, body = await server.post("/v2/models/ner/infer", asked)
+        assert (status, "shared memory" in body["error"]) == (501, True)
+        placed = text("好") | {"outputs": [{"name": "entities", "parameters": {"shared_memory_region": "r"}}]}
+        status, _, body = await server.post("/v2/models/ner/infer", placed)
+        assert (status, "outputs[0].parameters.shared_memory_region" in body["error"]) == (501, True)
+        for timeout in ("²", "9" * 5000):
+            status, _, body = await server.post(
+                "/v2/models/ner/infer", text("好") | {"parameters": {"timeout": timeout}}
+            )
+            assert (status, "parameters.timeout" in body["error"]) == (400, True)
+
+    with_server(check)

@@ -10,7 +10,7 @@ import pytest
 from shared.bundle.manifest import Manifest, TaskKind, Variant
 from shared.serving.sessions.scripted import ScriptedSession
 from tests.shared.serving.bundles import TENANT, until
-from tests.shared.serving.echo import scripted, steps
+from tests.shared.serving.echo import INPUTS, piece_of, playing, scripted
 from tests.shared.serving.faces.server import everything, serving
 
 
@@ -118,7 +118,7 @@ def test_completions_at_once():
         _, _, body = await server.post("/predict", {"task_type": "generation", "text": "x"})
         assert body["result"]["text"] == "你好."
 
-    generator(ScriptedSession(steps("你", "好", ".")))(check)
+    generator(playing("你", "好", "."))(check)
 
 
 def test_completions_stream_as_server_sent_events():
@@ -136,32 +136,32 @@ def test_completions_stream_as_server_sent_events():
         assert "".join(piece["choices"][0]["delta"]["content"] for piece in pieces) == "你好."
         assert [piece["choices"][0]["finish_reason"] for piece in pieces] == [None, None, "stop"]
 
-    generator(ScriptedSession(steps("你", "好", ".")))(check)
+    generator(playing("你", "好", "."))(check)
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_an_error_event():
+    pieces = ["你", "."]
+
     async def check(server):
+        pieces[1] = "x"
         status, _, raw = await server.post("/v1/completions", {"model": "gen", "prompt": "x", "stream": True})
         events = [event.removeprefix("data: ") for event in raw.decode().split("\n\n") if event]
         assert status == 200
         assert json.loads(events[-1])["error"]["type"] == "server_error"
 
-    # Warming takes what a whole answer gives; the next run ends before its text does.
-    session = ScriptedSession(
-        lambda feeds: [{"piece": np.array(piece)} for piece in ("你", "." if len(session.runs) < 4 else "x")]
-    )
-    generator(session)(check)
+    # Warming takes what a whole answer gives; the next text ends before it is finished.
+    generator(ScriptedSession(lambda feeds: piece_of(pieces, feeds), inputs=INPUTS))(check)
 
 
 def test_a_client_that_goes_away_ends_the_computation():
     gate = threading.Event()
     gate.set()
-    session = ScriptedSession(lambda feeds: [{"piece": np.array(piece)} for piece in script], gate=gate)
+    session = ScriptedSession(lambda feeds: piece_of(script, feeds), inputs=INPUTS, gate=gate)
     script = ["."]
 
     async def check(server):
         script[:] = ["x"] * 500 + ["."]
-        before = session.steps
+        before = len(session.runs)
         session.started.clear()
         gate.clear()
         asked = {"model": "gen", "prompt": "x", "stream": True}
@@ -172,6 +172,6 @@ def test_a_client_that_goes_away_ends_the_computation():
         await until(lambda: server.engine.statistics(TENANT, "gen", "1.0.0").fail.count == 1)
         gate.set()
         await until(lambda: server.engine.load_of(TENANT, "gen", "1.0.0").running == 0)
-        assert session.steps - before < 500
+        assert len(session.runs) - before < 500
 
     generator(session)(check)

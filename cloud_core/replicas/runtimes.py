@@ -1,0 +1,69 @@
+"""What a replica can run: ONNX Runtime with the execution providers it has, and torch programs where torch is installed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+import onnxruntime
+
+from cloud_core.models.inspect_torch import RUNTIME as TORCH
+from shared.bundle.manifest import TensorSpec, Variant
+from shared.protocol.errors import Corrupt, Refusal, Refused
+from shared.serving import versions
+from shared.serving.sessions.session import Session
+
+__all__ = ["TORCH", "Signature", "offers_here", "open_session", "read_signature", "signature_path"]
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a torch program: inputs in the order it takes them, outputs in the order it gives them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def signature_path(program: Path) -> Path:
+    """The file beside a torch program that holds its signature."""
+    return program.with_name(f"{program.name}.json")
+
+
+def read_signature(program: Path) -> Signature:
+    """The signature of a torch program.
+
+    Raises:
+        Corrupt: there is none that can be read.
+
+    """
+    path = signature_path(program)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Signature)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Corrupt(f"{path.name} is not a torch program's signature: {error}") from error
+
+
+def offers_here() -> frozenset[str]:
+    """Runtimes and execution providers, as variants name them."""
+    torch = {TORCH} if find_spec("torch") is not None else set()
+    return frozenset({"onnx", "onnxruntime", *onnxruntime.get_available_providers(), *torch})
+
+
+def open_session(path: Path, variant: Variant, threads: int) -> Session:
+    """The session of a program file; torch is loaded when the first torch program is.
+
+    Raises:
+        Refused: a runtime or an execution provider that is not here.
+
+    """
+    if variant.runtime != TORCH:
+        return versions.open_session(path, variant, threads)
+    if find_spec("torch") is None:
+        raise Refused(
+            f"variant {variant.name} needs torch, which this replica does not have",
+            kind=Refusal.UNSUPPORTED,
+            field="runtime",
+            value=TORCH,
+            allowed="onnx, or torch installed beside cloud-core",
+        )
+    from cloud_core.replicas.torch_program import TorchProgram  # noqa: PLC0415
+
+    return TorchProgram(path, threads=threads)

@@ -1,0 +1,65 @@
+"""Where an agent listens, on HTTP, a Unix socket and gRPC, and in which order that ends."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from edge_agent.parts import Core
+from edge_agent.serving import why
+from edge_agent.status import Running, announce
+from shared.io.web import Site, middlewares
+from shared.serving.faces import health, http
+from shared.serving.faces.context import GrpcPorts
+from shared.serving.faces.grpc_site import GrpcSite
+from shared.serving.faces.readiness import Readiness
+from shared.serving.input_log import with_inputs_logged
+
+TENANT = "default"
+"""Whose models a device serves that was never enrolled."""
+
+
+async def listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
+    """Listen on the ports and the socket; `announced` writes where into the state folder.
+
+    Raises:
+        Refused: a port or the socket cannot be had.
+
+    """
+    settings, site, grpc = core.settings, Site(cancel_on_disconnect=True), GrpcSite()
+
+    async def principal_of(*_: object) -> str:
+        return core.standing.tenant or TENANT
+
+    def details() -> Mapping[str, object]:
+        return {**core.standing.details(), **grpc.details()}
+
+    readiness = Readiness(catalog=core.engine, folder=settings.state if announced else None)
+    app = web.Application(middlewares=middlewares(core.log))
+    answer = with_inputs_logged(core.router, core.log, on=settings.log_inputs)
+    app.add_routes(http.routes(answer, core.router, clock=core.clock, principal_of=principal_of, readiness=readiness))
+    app.add_routes(health.routes(instance="edge-agent", registry=core.registry, readiness=readiness, details=details))
+    why.add_routes(app, core.ring)
+    undo.push_async_callback(site.close)
+    undo.push_async_callback(grpc.close)
+    port = await site.start(app, host=settings.host, port=settings.port, uds=settings.uds)
+    ports = GrpcPorts(answer, core.router, core.clock, readiness, principal_of, core.log)
+    await grpc.start(ports, host=settings.host, asked=settings.grpc_port, http=settings.port)
+    url = f"http://{settings.host}:{port}"
+    if announced:
+        announce(settings.state, Running(pid=os.getpid(), url=url, uds=settings.uds))
+    core.log.info("listening", url=url, port=port, uds=settings.uds, grpc_port=grpc.port)
+
+    async def stop_accepting() -> None:
+        await site.stop_accepting()
+        await grpc.stop_accepting()
+
+    async def drain() -> None:
+        drained = await asyncio.gather(site.drain(settings.drain_s), grpc.drain(settings.drain_s))
+        if not all(drained):
+            core.log.warning("requests were cut off", count=site.in_flight)
+
+    core.program.on_stop("stop accepting", stop_accepting)
+    core.program.on_stop("drain", drain, timeout=settings.drain_s + 1.0)

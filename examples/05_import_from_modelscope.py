@@ -1,6 +1,6 @@
 """Import a model from the ModelScope hub by its id. Needs a way to the hub.
 
-python examples/05_import_from_modelscope.py [ID[@REVISION]]   # needs tideline[cloud,import]
+python -m examples.05_import_from_modelscope [ID[@REVISION]]   # needs tideline[cloud,import]
 """
 
 import sys

@@ -128,5 +128,6 @@ def _session(runtime: str, path: Path) -> Session:
         # Not loaded for imports that make no torch program.
         from cloud_core.replicas.torch_program import TorchProgram  # noqa: PLC0415
 
-        return TorchProgram(path, threads=THREADS, device="cpu")
+        # One thread: torch's wait for each other busily, and a machine that imports has other work.
+        return TorchProgram(path, threads=1, device="cpu")
     return OnnxSession(path, threads=THREADS)

@@ -130,7 +130,7 @@ def _agreement(manifest: Manifest, golden: int) -> Iterator[str]:
             figures = {
                 name.removeprefix(prefix): value for name, value in each.agreement.items() if name.startswith(prefix)
             }
-            if told := [_figure(name, value) for name, value in figures.items() if name in _FIGURES]:
+            if told := [_figure(name, figures[name]) for name in _FIGURES if name in figures]:
                 yield f"`{each.name}` {comparison}: {', '.join(told)}."
         if each.accepted_drift is not None:
             yield f"**Accepted drift** of `{each.name}`: {each.accepted_drift}, below the bar, let in by its publisher."

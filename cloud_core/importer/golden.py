@@ -7,6 +7,7 @@ import msgspec
 
 from cloud_core.importer.opened import Opened
 from cloud_core.importer.probes import PROBES
+from cloud_core.importer.saying import Say, silent
 from shared.bundle.manifest import TaskKind
 from shared.protocol.errors import Refusal, Refused, shortened
 from shared.serving.answer import Result
@@ -20,6 +21,8 @@ MAX_BYTES = 64 << 20
 _NUMBERS = 16
 """Of a vector, in the file: they and the norm tell another vector apart as well as all of them do."""
 _SHOWN = 10
+_AT_ONCE = 8
+"""Texts the source answers before it is told how far it is: a large one takes a second for each."""
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +31,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     expect: dict[str, object] | None = None
 
 
-def golden_set(opened: Opened, path: Path | None) -> Golden:
+def golden_set(opened: Opened, path: Path | None, say: Say = silent) -> Golden:
     """Probes with the source's own answers, what the source brings along, and what the file at `path` asks for; whole answers.
 
     An input the source itself cannot answer is left out, unless the file says what it must give.
@@ -54,11 +57,11 @@ def golden_set(opened: Opened, path: Path | None) -> Golden:
     if opened.reference is not None:
         known = {item.text for item in items}
         texts = tuple(text for text in dict.fromkeys((*asked, *PROBES)) if text not in known)
-        items += [
-            GoldenItem(text=text, expect=expect)
-            for text, expect in zip(texts, opened.reference(texts), strict=True)
-            if expect is not None
-        ]
+        for start in range(0, len(texts), _AT_ONCE):
+            say("compare", start / len(texts), f"the source answers {len(texts)} texts")
+            some = texts[start : start + _AT_ONCE]
+            answers = zip(some, opened.reference(some), strict=True)
+            items += [GoldenItem(text=text, expect=expect) for text, expect in answers if expect is not None]
     if not items and opened.task is not TaskKind.TENSOR:
         raise Refused(
             "nothing to hold the model to", kind=Refusal.UNPROCESSABLE, field="golden", allowed="--golden FILE"

@@ -43,14 +43,15 @@ def import_model(request: ImportRequest, work: Path, say: Say) -> str:
     say("export", 0.25, opened.architecture)
     assembly = Assembly(request, opened, work / BUNDLE)
     manifest = _exported(assembly, opened)
-    say("compare", 0.35, "the source's own answers against the fp32 program's")
-    golden = golden_sets.golden_set(opened, Path(request.golden) if request.golden else None)
+    asked = Path(request.golden) if request.golden else None
+    golden = golden_sets.golden_set(opened, asked, within(say, 0.35, 0.45))
+    say("compare", 0.45, "the fp32 program answers them, too")
     items = [item_of(item, manifest) for item in golden.items]
     answers = answer_with(manifest, assembly.folder, FP32, items)
     golden_sets.check(golden, answers)
     unpruned: list[Result] | None = None
     if request.prune_heads:
-        say("prune", 0.45, f"{request.prune_heads:.0%} of all attention heads")
+        say("prune", 0.48, f"{request.prune_heads:.0%} of all attention heads")
         opened, unpruned = _pruned(request, opened, assembly, manifest, items), answers
         manifest = _exported(assembly, opened)
     say("variants", 0.5, ", ".join(request.variants))

@@ -46,8 +46,8 @@ def prune_heads(opened: Opened, ratio: float, task: Task, items: Sequence[object
             allowed=_ARCHITECTURES,
         )
     total = sum(int(each.self.num_attention_heads) for each in found)
-    count = int(ratio * total + 1e-9)
-    if not 0 < ratio < 1 or not count:
+    count = int(ratio * total + 1e-9) if 0 < ratio < 1 else 0
+    if not count:
         allowed = f"{1 / total:.4f} to below 1: the model has {total} heads"
         raise Refused("removes no head", kind=Refusal.UNPROCESSABLE, field="prune_heads", value=ratio, allowed=allowed)
     inputs = [_tensors(task, item, opened.traced.inputs) for item in items]

@@ -30,6 +30,10 @@ class Wire:
         self.write(Progressed(step=step, done=min(max(done, 0.0), 1.0), detail=detail))
 
 
+def silent(step: str, done: float, detail: str) -> None:
+    """For steps nobody waits for."""
+
+
 def within(say: Say, begin: float, end: float) -> Say:
     """`say` for a part of the work: its own 0 to 1 is `begin` to `end` of the whole."""
 

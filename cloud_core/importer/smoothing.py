@@ -6,6 +6,7 @@ How far is tried out per activation on what the model computes for samples, by t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -26,16 +27,25 @@ def activations_of(model: ModelProto, names: Sequence[str], samples: Sequence[Ma
 
     All, because it is a few positions, such as that of `[SEP]`, that have the outliers.
     """
-    watched = ModelProto()
-    watched.CopyFrom(model)
-    present = {output.name for output in watched.graph.output}
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in present)
-    session = run_session(watched.SerializeToString())
+    if not names:
+        return {}
+    session = _watching(model, names)
     found: dict[str, list[Array]] = {name: [] for name in names}
     for sample in samples:
         for name, value in zip(names, session.run(list(names), dict(sample)), strict=True):
             found[name].append(value.reshape(-1, value.shape[-1]))
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _watching(model: ModelProto, names: Sequence[str]) -> Any:
+    """A session that gives the activations too; the model is as it was afterwards, for a copy may be gigabytes."""
+    outputs = model.graph.output
+    count, present = len(outputs), {output.name for output in outputs}
+    outputs.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in present)
+    try:
+        return run_session(model.SerializeToString())
+    finally:
+        del outputs[count:]
 
 
 def divisor_for(activation: Array, matrices: Sequence[Array]) -> Array | None:

@@ -1,6 +1,8 @@
 """A torch program of an opened source: what `torch.export` captures, saved without a pickle, for replicas that have torch and a GPU."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,9 @@ def write_program(traced: Traced, path: Path) -> None:
     module = traced.module.eval()
     shapes = tuple(dict.fromkeys(traced.dynamic.get(name, {}), torch.export.Dim.DYNAMIC) for name in traced.inputs)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _without_autocast():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, traced.example, dynamic_shapes=_by_argument(module, shapes))
-            program = program.run_decompositions({})
             found = module(*traced.example)
     except MemoryError:
         raise
@@ -55,6 +56,21 @@ def write_program(traced: Traced, path: Path) -> None:
         torch.export.save(program, path)
     signature_path(path).write_bytes(msgspec.json.encode(signature, order="sorted"))
     inspect_torch(path)
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Where a module switches automatic casts off, it is told nothing: they are off, and a program cannot hold the switch."""
+    known = torch.autocast
+
+    def autocast(*arguments: Any, enabled: bool = True, **others: Any) -> Any:
+        return known(*arguments, enabled=True, **others) if enabled else nullcontext()
+
+    torch.autocast = autocast
+    try:
+        yield
+    finally:
+        torch.autocast = known
 
 
 def _by_argument(module: Any, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:

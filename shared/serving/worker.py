@@ -116,12 +116,16 @@ class Worker:
         padded = sum(item.rows for item in prepared) * max(item.tokens for item in prepared)
         waits = tuple(entry.left - entry.waiting.enqueued_at for entry in entries)
         open_entries = list(range(len(entries)))
+        finished = 0
         try:
             for ready in self._steps(entries, open_entries, began):
+                finished += sum(each.final for each in ready)
                 if not open_entries:
                     # The last step tells of the batch too: one hop to the loop, and the fit is fresh before answers are out.
                     seconds = self._clock.monotonic() - began
-                    self.cost = observed(self.cost, padded, seconds)
+                    if finished == len(entries):
+                        # What was abandoned on the way took less than it would have, and teaches nothing.
+                        self.cost = observed(self.cost, padded, seconds)
                     self._queue.post(self._finished, ready, Ran(len(entries), padded, seconds, waits, None))
                 elif ready:
                     self._queue.post(_deliver, ready)

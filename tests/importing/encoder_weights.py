@@ -1,10 +1,13 @@
 """Seeded weights of a BERT encoder, scaled so that scores spread, and a tagger's head with wide margins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cloud_core.importer.probes import PROBES
 
 Weights = dict[str, Tensor]
 
@@ -102,4 +105,27 @@ def told_apart(weights: Weights, shape: Shape, drawn: Drawn, name: str, *, prefi
     wanted = 8.0 * torch.nn.functional.one_hot(kinds[ids.flatten()], classes).float()
     full = torch.cat((states, torch.ones(len(states), 1)), dim=1)
     fitted = torch.linalg.lstsq(full, wanted).solution
+    return {f"{name}.weight": fitted[:-1].t().contiguous(), f"{name}.bias": fitted[-1].contiguous()}
+
+
+def texts_told_apart(
+    weights: Weights, shape: Shape, drawn: Drawn, name: str, *, prefix: str, classes: int, tokens: Sequence[str]
+) -> Weights:
+    """A classifier `name` with wide margins on the importer's probes, as one has that was trained on texts of their kind."""
+    from transformers import BertConfig, BertModel
+
+    ids = {token: place for place, token in enumerate(tokens)}
+    model = BertModel(BertConfig(**shape.config())).eval()
+    model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=False)
+    read = [
+        [ids["[CLS]"], *(ids.get(c, ids["[UNK]"]) for c in text.lower()[:500] if c.strip()), ids["[SEP]"]]
+        for text in PROBES
+    ]
+    with torch.no_grad():
+        pooled = torch.cat([model(torch.tensor([each])).pooler_output for each in read])
+    kinds = ((pooled - pooled.mean(0)) @ drawn.normal(shape.hidden, classes)).argmax(1)
+    wanted = 8.0 * torch.nn.functional.one_hot(kinds, classes).float()
+    full = torch.cat((pooled, torch.ones(len(pooled), 1)), dim=1)
+    # Bounded weights: what fits the probes to the last digit would make much of rounding.
+    fitted = torch.linalg.solve(full.t() @ full + 0.05 * torch.eye(full.shape[1]), full.t() @ wanted)
     return {f"{name}.weight": fitted[:-1].t().contiguous(), f"{name}.bias": fitted[-1].contiguous()}

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 
-from tests.importing.encoder_weights import Drawn, Shape, Weights, bert, told_apart
+from tests.importing.encoder_weights import Drawn, Shape, Weights, bert, texts_told_apart, told_apart
 from tests.importing.vocabulary import vocabulary
 
 SENTIMENTS = ("负面", "正面")
@@ -90,8 +91,12 @@ def sentiment(
     write_json(folder / "configuration.json", configuration)
     write_json(folder / "config.json", {"model_type": backbone, **sizes})
     write_json(folder / "label_mapping.json", numbered(labels))
-    classifier = drawn.linear("head.classifier", shape.hidden, len(labels), gain=4.0)
-    save(folder, bert(shape, drawn, prefix="encoder.") | classifier)
+    encoder = bert(shape, drawn, prefix="encoder.")
+    save(
+        folder,
+        encoder
+        | _classifier(folder, encoder, shape, drawn, name="head.classifier", prefix="encoder.", classes=len(labels)),
+    )
     return folder
 
 
@@ -120,9 +125,17 @@ def classification(
     write_json(folder / "config.json", shape.config(model_type=kind))
     write_json(folder / "label_mapping.json", numbered(labels))
     own, head = ("bert.", "classifier") if kind == "structbert" else ("bert.", "head.classifier")
-    classifier = drawn.linear(head, shape.hidden, len(labels), gain=4.0)
-    save(folder, bert(shape, drawn, prefix=own if prefix is None else prefix) | classifier)
+    encoder = bert(shape, drawn, prefix=own if prefix is None else prefix)
+    save(
+        folder,
+        encoder | _classifier(folder, encoder, shape, drawn, name=head, prefix=prefix or own, classes=len(labels)),
+    )
     return folder
+
+
+def _classifier(folder: Path, encoder: Weights, shape: Shape, drawn: Drawn, **head: Any) -> Weights:
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    return texts_told_apart(encoder, shape, drawn, **head, tokens=tokens)
 
 
 def raner(

@@ -217,16 +217,16 @@ def test_a_folder_is_used_once(tmp_path):
     assert Run(tmp_path / "work", {"path": str(source)}).failed.code == "conflict"
 
 
-def test_too_little_memory_is_told(tmp_path):
-    source = folders.sentiment(tmp_path / "source")
+def test_more_memory_than_there_is_ends_with_a_reason(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    request = {"name": "model", "version": "1.0.0", "said": "a source", "path": str(source)}
-    (work / "request.json").write_text(json.dumps(request))
+    (work / "request.json").write_text(json.dumps({"name": "m", "version": "1.0.0", "said": "x", "path": "x"}))
     program = (
-        "import resource, sys\n"
-        "from cloud_core.importer import __main__ as importer, config\n"
-        "config.memory_limit = lambda: 150 << 20\n"
+        "import sys\n"
+        "import numpy\n"
+        "from cloud_core.importer import __main__ as importer, config, importing\n"
+        "config.memory_limit = lambda: 2 << 30\n"
+        "importing.import_model = lambda *_: numpy.ones(4 << 30, dtype=numpy.uint8).sum()\n"
         f"sys.exit(importer.main([{str(work / 'request.json')!r}, {str(work)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)

@@ -218,12 +218,13 @@ def spans(result: Entities) -> list[tuple[str, int, int]]:
 
 def test_the_program_is_what_torch_computes(compared):
     _, ours, _ = compared
-    assert 0 < ours.difference <= 1e-5
+    assert 0 < ours.difference <= 3e-5
 
 
 ALPHABET: Sequence[str] = (
     *"好天气面馆小明杭州的了在a bZ9.,!?-、。《》（）",
-    *"éÅßΩñİ",
+    *"éÅßΩñİeu",
+    *"\u0301\u0300\u0308\u212b\u2126",
     *"ＡＢ１２　",
     *"😀👍🏽\u200d\ufe0f👩",
     *"\u200b\ufeff\u00ad\x00\t\n\u2028",

@@ -76,3 +76,14 @@ def test_sentence_vectors(bundle, name, given):
     for text, result in zip(texts, ours.served.answers(texts), strict=True):
         wanted = own.encode([text], show_progress_bar=False)[0]
         assert np.abs(result.embedding - wanted).max() <= CLOSE, text
+
+
+def test_vectors_are_compared_without_sentence_transformers_too(bundle, monkeypatch):
+    """It is no part of the import extra: transformers computes what it would."""
+    ours = bundle("st-mean", hf.sentences)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    alone = bundle("st-alone", hf.sentences)
+    assert alone.opened.about["compared_with"] == "transformers"
+    texts = sentences()
+    for one, other in zip(ours.opened.reference(texts), alone.opened.reference(texts), strict=True):
+        assert np.abs(np.array(one["embedding"]) - other["embedding"]).max() <= CLOSE

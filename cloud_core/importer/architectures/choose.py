@@ -94,6 +94,13 @@ def _open_folder(request: ImportRequest, path: Path, staged: Path) -> Opened:
     from cloud_core.importer.weights import check_loaded, read_weights  # noqa: PLC0415
 
     folder = open_folder(stage_files(path, staged))
+    if folder.config is not None and folder.config.get("quantization_config"):
+        raise Refused(
+            "weights that were quantized already",
+            kind=Refusal.UNSUPPORTED,
+            field="config.json.quantization_config",
+            allowed="the model as it was before: variants are made of that",
+        )
     kind = kind_of(folder)
     checkpoint = read_weights(path)
     stage_weights(checkpoint, path, staged, pickled=kind.pickled)

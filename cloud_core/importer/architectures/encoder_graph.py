@@ -19,21 +19,23 @@ _IDS = 100
 
 def traced(module: torch.nn.Module, output: str, *, per_token: bool) -> Traced:
     """An encoder for the exporter; its output has one row per text, or one per token of it."""
-    positions, axes = _positions(module), {0: "batch", 1: "sequence"}
+    positions, words, axes = _positions(module), _words(module), {0: "batch", 1: "sequence"}
     sizes = [(rows, length if positions is None else min(length, positions)) for rows, length in _CHECKED]
     return Traced(
         module=module.eval(),
-        example=_padded(*_TRACED),
+        example=_padded(*_TRACED, words),
         inputs=INPUTS,
         outputs=(output,),
         dynamic=dict.fromkeys(INPUTS, axes) | {output: axes if per_token else {0: "batch"}},
-        checks=tuple(_padded(rows, length) for rows, length in sizes),
+        checks=tuple(_padded(rows, length, words) for rows, length in sizes),
     )
 
 
-def _padded(rows: int, length: int) -> tuple[torch.Tensor, ...]:
+def _padded(rows: int, length: int, words: int | None) -> tuple[torch.Tensor, ...]:
     """Ids, mask and types int64 [rows, length]; every row but the first is shorter than the one before it."""
     ids = _FIRST + torch.arange(rows * length).reshape(rows, length) * 7 % _IDS
+    if words is not None:
+        ids %= words
     mask = torch.ones_like(ids)
     for row in range(1, rows):
         mask[row, max(2, length * (rows - row) // (rows + 1)) :] = 0
@@ -61,7 +63,7 @@ def longest(wanted: int | None, model: torch.nn.Module) -> int:
 
 def check_vocabulary(file: TokenizerFile, model: torch.nn.Module) -> None:
     """Refuse a vocabulary with words the model has no vector for."""
-    rows = next((len(value) for name, value in _weights(model) if name.endswith("word_embeddings.weight")), None)
+    rows = _words(model)
     if rows is not None and file.tokens > rows:
         raise Refused(
             "the vocabulary has more tokens than the model",
@@ -89,6 +91,10 @@ def check_tokenizer(file: TokenizerFile, model: torch.nn.Module) -> None:
             value=marks,
             allowed="one token before a text and one behind it",
         )
+
+
+def _words(model: torch.nn.Module) -> int | None:
+    return next((len(value) for name, value in _weights(model) if name.endswith("word_embeddings.weight")), None)
 
 
 def _positions(model: torch.nn.Module) -> int | None:

@@ -214,15 +214,20 @@ def _speeds(model: _Model, manifest: Manifest, items: Sequence[object]) -> dict[
     for rows, tokens in SIZES:
         # Special tokens count too, and not every task has them: the text is cut until it is as long as it should be.
         text = next(
-            (text for spare in (0, 1, 2, 3) if _tokens(model, text := _CHARACTER * (tokens - spare)) == tokens), None
+            (
+                text
+                for spare in (0, 1, 2, 3)
+                if _tokens(model, text := _CHARACTER * (tokens - spare), parameters) == tokens
+            ),
+            None,
         )
         if text is not None:
             found[f"ms_{rows}x{tokens}"] = _milliseconds(model, [text] * rows, parameters)
     return found
 
 
-def _tokens(model: _Model, text: str) -> int:
-    prepared = model.task.prepare(text, {"truncate": True})
+def _tokens(model: _Model, text: str, parameters: Mapping[str, object]) -> int:
+    prepared = model.task.prepare(text, {**parameters, "truncate": True})
     return 0 if prepared.truncated or prepared.rows > 1 else prepared.tokens
 
 

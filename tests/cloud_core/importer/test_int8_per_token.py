@@ -109,7 +109,7 @@ def test_a_gemm_keeps_its_bias(transposed):
     )
     feeds = {"x": RANDOM.normal(size=(6, WIDTH)).astype(np.float32)}
     (wanted,), (found,) = run(made, feeds), run(quantized(made, feeds), feeds)
-    assert np.abs(found - wanted).max() < 0.05
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("attribute", [{"alpha": 0.5}, {"beta": 2.0}, {"transA": 1}])
@@ -133,16 +133,14 @@ def test_small_matrices_products_of_activations_and_other_axes_are_left_alone():
     ]
     made = floats(
         *nodes,
-        constants={"small": weight(WIDTH, 8), "table": weight(100, 50), "ids": np.array([1, 2])},
+        constants={"small": weight(WIDTH, 8), "table": weight(100, 50), "ids": np.array([[1, 2]])},
         outputs=("a", "b", "c"),
     )
     assert kinds(quantized(made, text())) == {"MatMul": 2, "Transpose": 1, "Gather": 1}
 
 
 def embedding(*nodes, constants, outputs, rank=3):
-    return model(
-        nodes, constants, inputs=[("ids", TensorProto.INT64, ["rows", "tokens"])], outputs=outputs, rank=rank
-    )
+    return model(nodes, constants, inputs=[("ids", TensorProto.INT64, ["rows", "tokens"])], outputs=outputs, rank=rank)
 
 
 def test_an_embedding_table_is_read_as_bytes():

@@ -50,7 +50,7 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.import
 	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ONLY)

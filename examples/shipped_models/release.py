@@ -23,6 +23,8 @@ SMALL = (DESCRIPTION, "notes.md", "golden.json")
 LARGE = ("model.fp32.onnx", "tokenizer.json", "crf.npz")
 GOLDEN = "golden.jsonl"
 """Inputs to be asked beside the importer's own, for a source that is a hub's folder."""
+OPTIONS = "import.json"
+"""What else the import is asked for, such as other variants than the usual ones."""
 VERSION = "1.0.0"
 
 
@@ -46,14 +48,14 @@ def source_of(name: str, into: Path, programs: Path | None = None) -> Path:
 
 def imported(name: str, source: Path, work: Path) -> Path:
     """The bundle that the importer makes of `source`; a process of its own, as in the cloud."""
-    golden = SOURCES / name / GOLDEN
+    golden, options = SOURCES / name / GOLDEN, SOURCES / name / OPTIONS
     request = {
         "name": name,
         "version": VERSION,
         "said": f"examples/shipped_models/sources/{name}",
         "path": str(source),
         "golden": str(golden) if golden.is_file() else None,
-    }
+    } | (json.loads(options.read_text()) if options.is_file() else {})
     work.mkdir(parents=True)
     asked = work / "request.json"
     asked.write_text(json.dumps(request))

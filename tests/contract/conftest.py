@@ -70,8 +70,9 @@ def bundles(folder: Path) -> list[str]:
     """The shipped models, installed as a device has them."""
     store, made = ChunkStore(folder / "chunks"), []
     for source in shipped_models():
-        _, manifest = build_bundle(source, store)
-        made.append(str(install(manifest, "cpu-int8", store, folder / "bundles")))
+        manifest, data = build_bundle(source, store)
+        variant = manifest.variants[-1].name  # int8 where a model has it
+        made.append(str(install(data, variant, store, folder / "bundles")))
     return made
 
 

@@ -45,6 +45,15 @@ def test_completions_and_chats(ai: openai.OpenAI) -> None:
     assert chat.choices[0].message.content == expected.partition("世")[0]
 
 
+def test_the_shipped_decoder_streams_what_it_writes_at_once(edge: Edge) -> None:
+    with openai.OpenAI(base_url=f"{edge.url}/v1", api_key="any", max_retries=0) as client:
+        whole = client.completions.create(model="tiny-lm", prompt="今天天气", max_tokens=32)
+        pieces = list(client.completions.create(model="tiny-lm", prompt="今天天气", max_tokens=32, stream=True))
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text != ""
+    assert len(pieces) > 1
+
+
 def test_the_story_of_a_stream_is_kept(author: Edge) -> None:
     asked = {"model": "writer", "prompt": "你好", "max_tokens": 3, "stream": True}
     answer = author.post("/v1/completions", asked, X_Request_Id="streamed-1")

@@ -42,7 +42,7 @@ def test_open_inference_protocol_tells_of_server_and_models(edge: Edge) -> None:
         assert edge.get(f"{path}/ready").status == 200
     assert edge.get("/v2/models/double").json["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
     index = edge.post("/v2/repository/index", {"ready": True}).json
-    assert {each["name"] for each in index} == {"sentiment-zh", "ner-zh", "embed-zh", "double"}
+    assert {each["name"] for each in index} == {"sentiment-zh", "ner-zh", "embed-zh", "tiny-lm", "double"}
     assert all(each.keys() == {"name", "version", "state", "reason"} and each["state"] == "READY" for each in index)
 
 

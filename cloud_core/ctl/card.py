@@ -115,7 +115,7 @@ def latencies(measured: Mapping[str, float]) -> list[str]:
 def agreement(figures: Mapping[str, float]) -> list[str]:
     """Every figure by its name: shares in percent, the others as they are."""
     return [
-        f"{name.replace('_', ' ')} {f'{100 * value:.1f} %' if name in _SHARES else f'{value:.6g}'}"
+        f"{name.replace('_', ' ')} {f'{100 * value:.1f} %' if name.removeprefix('source_') in _SHARES else f'{value:.6g}'}"
         for name, value in figures.items()
     ]
 

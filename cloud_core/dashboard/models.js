@@ -44,7 +44,7 @@ const latencies = (measured) =>
     .sort(([a], [b]) => a[1] * a[2] - b[1] * b[2])
     .map(([size, value]) => `${size[1]}×${size[2]}: ${duration(value)}`);
 
-const figure = (name, value) => `${words(name)} ${SHARES.has(name) ? `${(value * 100).toFixed(1)} %` : Number(value.toPrecision(6))}`;
+const figure = (name, value) => `${words(name)} ${SHARES.has(name.replace(/^source_/, "")) ? `${(value * 100).toFixed(1)} %` : Number(value.toPrecision(6))}`;
 const agreement = (figures) => Object.entries(figures).filter(([name]) => !name.startsWith(BATCH)).map(([name, value]) => figure(name, value));
 const inBatches = (figures) => Object.entries(figures).filter(([name]) => name.startsWith(BATCH)).map(([name, value]) => figure(name.slice(BATCH.length), value));
 

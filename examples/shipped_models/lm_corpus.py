@@ -19,10 +19,8 @@ from examples.shipped_models.lm_scenes import Scenes
 
 LONGEST = 250
 KINDS = {"scene": 0.48, "question": 0.16, "chat": 0.08, "review": 0.14, "news": 0.14}
-FRAMES = ((1, 0.6), (2, 0.15), (3, 0.09), (0, 0.16))
+FRAMES = ((1, 0.5), (2, 0.2), (3, 0.12), (0, 0.18))
 """How many texts a document has, and how often; 0 means as many as fit."""
-ALONE = 0.7
-"""Questions that stand alone: whoever asks one wants its answer, and no further questions."""
 MARKS = "，。！？；：、“”‘’（）《》…—～· ￥％"
 
 
@@ -43,8 +41,7 @@ class Corpus:
             return self.questions.chat()[:LONGEST]
         section = self.scenes.section()
         counts, shares = zip(*FRAMES, strict=True)
-        alone = kind == "question" and self.random.random() < ALONE
-        count = 1 if alone else self.random.choices(counts, shares)[0]
+        count = self.random.choices(counts, shares)[0]
         room = LONGEST if count else self.random.randint(60, LONGEST)
         result = ""
         while True:

@@ -30,8 +30,8 @@ and news of the other models' grammars. No downloaded weights or data sets, no h
 **Scores.** {held_back_loss:.3f} nats a character (perplexity {perplexity:.2f}) on generated texts of another seed. That
 says how well it learned its own grammar, not how well it writes Chinese.
 
-**Limits.** It writes what its templates say, one or a few sentences, and invents freely; sums beyond small numbers are
-wrong. A character outside its {vocabulary} tokens is unknown to it.
+**Limits.** It writes what its templates say, one or a few sentences, and invents freely; sums are
+unreliable. A character outside its {vocabulary} tokens is unknown to it.
 """
 
 

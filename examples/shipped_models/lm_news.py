@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from examples.shipped_models.lm_choice import lean
 from examples.shipped_models.ner_grammar import Grammar, Node, Piece
 from examples.shipped_models.ner_names import Names
 
@@ -16,9 +13,6 @@ SHORTEST = 7
 
 class PlausibleNames(Names):
     """Names without random characters: known ones, and common surnames with common given names."""
-
-    def pick(self, words: Sequence[str]) -> str:
-        return lean(self.rng, words)
 
     def made_up(self, least: int, most: int) -> str:
         del least, most

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-from examples.shipped_models.lm_choice import lean
 from examples.shipped_models.phrase_bank import WORDLISTS
 
 DIGITS = "零一二三四五六七八九"
@@ -47,7 +46,7 @@ class Questions:
 
     def chat(self) -> str:
         """A few turns as the platform's chat face writes them; the last answer follows the colon at once."""
-        lines = [f"system: {lean(self.random, SYSTEMS)}"] if self.random.random() < 0.2 else []
+        lines = [f"system: {self.random.choice(SYSTEMS)}"] if self.random.random() < 0.2 else []
         for _ in range(self.random.choice((0, 0, 0, 1, 1, 2))):
             question, answer = self.pair()
             lines += [f"user: {question}{self._mark()}", f"assistant: {answer}"]
@@ -55,7 +54,7 @@ class Questions:
         return "\n".join([*lines, f"user: {question}{self._mark()}", f"assistant:{answer}"])
 
     def _mark(self) -> str:
-        return lean(self.random, ("？", "", "?"))
+        return self.random.choice(("", "？", "?"))
 
     def pair(self) -> tuple[str, str]:
         draw = self.random.random()
@@ -66,13 +65,13 @@ class Questions:
         if draw < 0.9:
             return self.sum()
         if draw < 0.95:
-            word, other = self.random.sample(lean(self.random, self.opposites), 2)
-            return lean(self.random, (f"“{word}”的反义词是什么", f"{word}的反义词是什么")), f"“{other}”。"
+            word, other = self.random.sample(self.random.choice(self.opposites), 2)
+            return self.random.choice((f"“{word}”的反义词是什么", f"{word}的反义词是什么")), f"“{other}”。"
         return self.next_day()
 
     def sum(self) -> tuple[str, str]:
         """Addition, subtraction or multiplication of numbers up to nine, in digits or characters."""
-        left, right, mark = (lean(self.random, choices) for choices in (range(1, 10), range(1, 10), "+-×"))
+        left, right, mark = self.random.randint(1, 9), self.random.randint(1, 9), self.random.choice("+-×+")
         if mark == "-" and right > left:
             left, right = right, left
         result = {"+": left + right, "-": left - right, "×": left * right}[mark]
@@ -81,10 +80,10 @@ class Questions:
         return f"{in_characters(left)}{MARKS[mark]}{in_characters(right)}等于几", f"{in_characters(result)}。"
 
     def next_day(self) -> tuple[str, str]:
-        today, ahead = lean(self.random, range(7)), lean(self.random, (1, 2))
+        today, ahead = self.random.randrange(7), self.random.randint(1, 2)
         word = ("", "明天", "后天")[ahead]
         return f"今天是星期{WEEKDAYS[today]}，{word}是星期几", f"星期{WEEKDAYS[(today + ahead) % 7]}。"
 
     def _said(self, known: list[tuple[list[str], str]]) -> tuple[str, str]:
-        questions, answer = lean(self.random, known)
-        return lean(self.random, questions), answer
+        questions, answer = self.random.choice(known)
+        return self.random.choice(questions), answer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-from examples.shipped_models.lm_choice import lean, lean_some
 from examples.shipped_models.phrase_bank import load_bank
 
 ENDS_GOOD = "下次还来。 推荐给大家。 非常满意。 值得推荐。 很喜欢。 会再来的。 好评！".split()  # noqa: SIM905
@@ -21,30 +20,30 @@ class Reviews:
 
     def text(self) -> str:
         """One review."""
-        good, draw = int(self.random.random() < 0.6), self.random.random()
+        good, draw = self.random.randrange(2), self.random.random()
         if draw < 0.55:
             return self.aspects(good)
         if draw < 0.9:
             return self.event(good)
-        return self._closed(lean(self.random, self.bank.pairs[good]))
+        return self._closed(self.random.choice(self.bank.pairs[good]))
 
     def aspects(self, good: int) -> str:
         """Two or three things said of one subject."""
-        domain = lean(self.random, self.bank.domains)
+        domain = self.random.choice(self.bank.domains)
         named = [subject for subject in domain.subjects if subject.startswith("这")] or domain.subjects
-        chosen = lean_some(self.random, domain.aspects, self.random.choice((2, 2, 3)))
+        chosen = self.random.sample(domain.aspects, min(len(domain.aspects), self.random.randint(2, 3)))
         parts = []
         for aspect in chosen:
-            phrase = lean(self.random, aspect.phrases[good])
-            degree = lean(self.random, DEGREES) if len(phrase) == 2 and self.random.random() < 0.5 else ""
-            parts.append(lean(self.random, aspect.nouns) + degree + phrase)
-        end = lean(self.random, (ENDS_BAD, ENDS_GOOD)[good]) if self.random.random() < 0.7 else ""
-        first = lean(self.random, named) + ("的" if self.random.random() < 0.3 else "")
+            phrase = self.random.choice(aspect.phrases[good])
+            degree = self.random.choice(DEGREES) if len(phrase) == 2 and self.random.random() < 0.5 else ""
+            parts.append(self.random.choice(aspect.nouns) + degree + phrase)
+        end = self.random.choice((ENDS_BAD, ENDS_GOOD)[good]) if self.random.random() < 0.6 else ""
+        first = self.random.choice(named) + ("的" if self.random.random() < 0.4 else "")
         return first + "，".join(parts) + ("，" + end if end else "。")
 
     def event(self, good: int) -> str:
         """What happened, as the bank tells it."""
-        return self._closed(lean(self.random, self.bank.events[good]))
+        return self._closed(self.random.choice(self.bank.events[good]))
 
     def _closed(self, text: str) -> str:
-        return text if text[-1] in "。！？…”" else text + lean(self.random, "。！")
+        return text if text[-1] in "。！？…”" else text + self.random.choice("。。。！")

@@ -10,7 +10,6 @@ import random
 import re
 from functools import cache
 
-from examples.shipped_models.lm_choice import lean, lean_number
 from examples.shipped_models.ner_choices import read_sections
 from examples.shipped_models.phrase_bank import WORDLISTS
 
@@ -48,12 +47,12 @@ class Scenes:
 
     def text(self, section: str) -> str:
         """One text of a section."""
-        return self.expand(lean(self.random, sections()[section][1]))
+        return self.expand(self.random.choice(sections()[section][1]))
 
     def expand(self, template: str) -> str:
         """A template with every choice made and every slot filled."""
         while found := INNERMOST.search(template):
-            chosen = lean(self.random, found.group(1).split("|"))
+            chosen = self.random.choice(found.group(1).split("|"))
             template = template[: found.start()] + chosen + template[found.end() :]
         said: dict[str, str] = {}
         return SLOT.sub(lambda slot: self._fill(slot.group(1), slot.group(2), said), template)
@@ -63,9 +62,9 @@ class Scenes:
             return said[name]
         if "-" in name:
             low, high = map(int, name.split("-"))
-            return str(lean_number(self.random, low, high))
-        word = lean(self.random, self.words[kind or name])
-        while word in said.values():
-            word = lean(self.random, self.words[kind or name])
+            return str(self.random.randint(low, high))
+        word = self.random.choice(self.words[kind or name])
+        if word in said.values():
+            word = self.random.choice(self.words[kind or name])
         said[name if kind else f"{name} {len(said)}"] = word
         return word

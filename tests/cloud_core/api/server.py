@@ -128,5 +128,7 @@ async def running(url: str, folder: Path, *, gate: Gate | None = None, **setting
     finally:
         application[FEED].close()
         events.cancel()
+        # Over before the database goes: a query that is given up in between would wait for a connection that is gone.
+        await asyncio.wait((events,))
         await site.close()
         await engine.dispose()

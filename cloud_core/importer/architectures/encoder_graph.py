@@ -1,5 +1,6 @@
 """What all encoders have in common: three inputs of token ids, free rows and length, a vocabulary and a longest text."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,22 @@ _CHECKED = ((1, 2), (1, 9), (3, 17), (2, 128), (2, 512))
 _FIRST = 5
 """Of the ids that are tried: special tokens lie below it in most vocabularies."""
 _IDS = 100
+
+
+class Logits(torch.nn.Module):
+    """ids, mask and types int64 [rows, longest] to the `logits` of a model with a head, per text or per token."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._typed = "token_type_ids" in inspect.signature(model.forward).parameters
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """What the graph computes."""
+        more = {"token_type_ids": types} if self._typed else {}
+        # `forward`, not the call: that of a tagger decodes its chain, which is not part of the graph.
+        logits: torch.Tensor = self.model.forward(input_ids=ids, attention_mask=mask, **more)["logits"]
+        return logits
 
 
 def traced(module: torch.nn.Module, output: str, *, per_token: bool) -> Traced:

@@ -1,5 +1,7 @@
 """ModelScope's own pipeline over a folder: what is exported is the model it holds, what is compared are its answers."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from modelscope.pipelines import pipeline
@@ -17,10 +19,23 @@ def open_pipeline(folder: HubFolder) -> Any:
     """
     if not folder.has("vocab.txt") and not folder.has("tokenizer.json"):
         raise Refused("the folder has no vocabulary", kind=Refusal.UNPROCESSABLE, field="vocab.txt")
-    try:
+    with opening():
         opened = pipeline(task=folder.task, model=str(folder.path), device="cpu", trust_remote_code=False)
         # Built when it is first used; a vocabulary that cannot be read shows here.
         _ = opened.preprocessor.nlp_tokenizer.tokenizer
+    return opened
+
+
+@contextlib.contextmanager
+def opening() -> Iterator[None]:
+    """Around ModelScope's own opening of a folder.
+
+    Raises:
+        Refused: it cannot; says what it raised.
+
+    """
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:
@@ -31,7 +46,6 @@ def open_pipeline(folder: HubFolder) -> Any:
             kind=Refusal.UNPROCESSABLE,
             field="source",
         ) from error
-    return opened
 
 
 def tokenizer_of(opened: Any) -> Any:

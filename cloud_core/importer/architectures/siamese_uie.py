@@ -20,6 +20,7 @@ from modelscope.pipelines import pipeline
 from torch import Tensor
 
 from cloud_core.importer.architectures.encoder_graph import check_vocabulary
+from cloud_core.importer.architectures.modelscope_pipeline import opening
 from cloud_core.importer.opened import Expect, Opened, Traced
 from cloud_core.importer.tokenizer import FILE, tokenizer_file
 from shared.bundle.manifest import Extraction, Processing, TaskKind, TensorSpec
@@ -191,19 +192,8 @@ def _relation(path: Sequence[Mapping[str, Any]]) -> dict[str, object]:
 
 
 def _pipeline(folder: Path) -> Any:
-    try:
-        with _quiet():
-            return pipeline("siamese-uie", model=str(folder), device="cpu")
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Whatever a library raises over a folder means that the folder is not of a form it knows.
-        reason = " ".join(str(error).split())[:300]
-        raise Refused(
-            f"ModelScope cannot open the folder: {type(error).__name__}: {reason}",
-            kind=Refusal.UNPROCESSABLE,
-            field="source",
-        ) from error
+    with opening(), _quiet():
+        return pipeline("siamese-uie", model=str(folder), device="cpu")
 
 
 def _example(*, windows: int, length: int, hints: int, hint: int, rows: int) -> tuple[Tensor, ...]:

@@ -1,10 +1,8 @@
 """Text classification: StructBERT and BERT in ModelScope's forms, and sequence classification of transformers."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import pipeline as transformers_pipeline
 
 from cloud_core.importer.architectures import encoder_graph
@@ -18,24 +16,10 @@ from shared.bundle.manifest import Processing, TaskKind
 from shared.protocol.errors import Refusal, Refused
 
 
-class _Logits(torch.nn.Module):
-    """ids, mask and types int64 [rows, longest] to logits [rows, labels]."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self._typed = "token_type_ids" in inspect.signature(model.forward).parameters
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-        more = {"token_type_ids": types} if self._typed else {}
-        logits: torch.Tensor = self.model.forward(input_ids=ids, attention_mask=mask, **more)["logits"]
-        return logits
-
-
 def open_modelscope(folder: HubFolder) -> Opened:
     """A folder in a form ModelScope's text classification pipeline takes."""
     opened = open_pipeline(folder)
-    made = encoder_graph.traced(_Logits(opened.model), "logits", per_token=False)
+    made = encoder_graph.traced(encoder_graph.Logits(opened.model), "logits", per_token=False)
     labels = in_order(getattr(opened.preprocessor, "id2label", None), encoder_graph.width(made))
 
     def reference(texts: Sequence[str]) -> list[Expect]:
@@ -66,7 +50,7 @@ def open_transformers(folder: HubFolder) -> Opened:
             value=config.problem_type or f"{config.num_labels} labels",
             allowed="single_label_classification with two labels or more",
         )
-    made = encoder_graph.traced(_Logits(model), "logits", per_token=False)
+    made = encoder_graph.traced(encoder_graph.Logits(model), "logits", per_token=False)
     limit = encoder_graph.longest(token_limit(tokenizer), model)
     classify = transformers_pipeline("text-classification", model=model, tokenizer=tokenizer, device=-1)
 

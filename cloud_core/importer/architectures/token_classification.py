@@ -1,11 +1,9 @@
 """Named entities: RaNER (transformer and CRF) and softmax taggers in ModelScope's forms, and token classification of transformers."""
 
-import inspect
 import io
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import TokenClassificationPipeline
 
 from cloud_core.importer.architectures import encoder_graph
@@ -25,21 +23,11 @@ _PROMPT = "[SEP]"
 """By characters, ModelScope takes what follows it for a prompt and leaves it undecoded; here it is five characters of the text."""
 
 
-class _Emissions(torch.nn.Module):
-    """ids, mask and types int64 [rows, longest] to scores of tags [rows, longest, tags]."""
+class _Emissions(encoder_graph.Logits):
+    """Logits that are scores of tags [rows, longest, tags]."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        # Not part of the graph, and needed all the same.
-        self.exported_beside = ("model.head.crf.",)
-        self._typed = "token_type_ids" in inspect.signature(model.forward).parameters
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-        more = {"token_type_ids": types} if self._typed else {}
-        # `forward`, not the call: that decodes the chain, which is not part of the graph.
-        emissions: torch.Tensor = self.model.forward(input_ids=ids, attention_mask=mask, **more)["logits"]
-        return emissions
+    # Not part of the graph, and needed all the same.
+    exported_beside = ("model.head.crf.",)
 
 
 def open_modelscope(folder: HubFolder) -> Opened:

@@ -1,13 +1,13 @@
 """Which processes make up one machine's control plane, as data for the supervisor; and ports that are theirs to keep."""
 
-import socket
 import sys
 
 import msgspec
 
 from cloud_core.config import Settings
 from cloud_core.supervisor import ChildSpec
-from shared.protocol.errors import Refusal, Refused
+from shared.io.free_ports import find_ports
+from shared.protocol.errors import Refused
 
 DRAIN_S = 10.0
 """Seconds a process waits for requests in flight when it is told to stop."""
@@ -51,41 +51,14 @@ def with_ports(settings: Settings) -> Settings:
         if getattr(settings, name) == 0:
             # The gateway's gRPC is on the port after its HTTP's.
             n = 2 if name == "gateway_port" else 1
-            changes[name] = _free(n, settings.host, taken)
+            changes[name] = find_ports(settings.host, n, taken=taken, field=name)
             taken.update(range(changes[name], changes[name] + n))
     if settings.replica_port == 0:
-        changes["replica_port"] = _free(max(1, 2 * settings.replicas), settings.replica_host, taken)
+        n = max(1, 2 * settings.replicas)
+        changes["replica_port"] = find_ports(settings.replica_host, n, taken=taken, field="replica_port")
     fixed = msgspec.structs.replace(settings, **changes)
     if fixed.replica_port + 2 * fixed.replicas > _HIGHEST:
         raise Refused(
             "the replicas' ports do not fit", field="replica_port", value=fixed.replica_port, allowed="a lower port"
         )
     return fixed
-
-
-def _free(n: int, host: str, taken: set[int]) -> int:
-    """The first of `n` adjacent ports nobody listens on now."""
-    for _ in range(100):
-        with socket.socket(_family(host)) as probe:
-            probe.bind((host, 0))
-            first = int(probe.getsockname()[1])
-        wanted = range(first, first + n)
-        if first + n <= _HIGHEST and not taken & set(wanted) and all(_is_free(host, port) for port in wanted):
-            return first
-    raise Refused(
-        "no free ports", kind=Refusal.CONFLICT, field="replica_port", value=0, allowed="a port of your choice"
-    )
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(_family(host)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

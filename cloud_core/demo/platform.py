@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 import msgspec
 
 from cloud_core.supervisor import STATE_FILE, SupervisorState
+from shared.io.free_ports import find_ports, is_free
 from shared.io.program import LIFELINE
 from shared.protocol.errors import Transient, Unavailable
 
@@ -42,10 +42,8 @@ def choose_ports(edges: int, *, usual: bool = True) -> tuple[Ports, list[str]]:
     taken: set[int] = set()
 
     def choose(what: str, wanted: int, *, adjacent: int = 1) -> int:
-        def fits(port: int) -> bool:
-            return all(each not in taken and _is_free(each) for each in range(port, port + adjacent))
-
-        port = wanted if usual and fits(wanted) else _any(fits)
+        fits = all(each not in taken and is_free(HOST, each) for each in range(wanted, wanted + adjacent))
+        port = wanted if usual and fits else find_ports(HOST, adjacent, taken=taken)
         if usual and port != wanted:
             notes.append(f"port {wanted} for {what} is taken: using {port}")
         taken.update(range(port, port + adjacent))
@@ -59,25 +57,6 @@ def choose_ports(edges: int, *, usual: bool = True) -> tuple[Ports, list[str]]:
         edges=tuple(choose(f"edge {i + 1}", 8090 + 2 * i, adjacent=2) for i in range(edges)),
     )
     return ports, notes
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError):
-            return False
-        return True
-
-
-def _any(fits: Callable[[int], bool]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if fits(port):
-            return port
 
 
 class Child:

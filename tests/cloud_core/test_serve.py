@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from cloud_core.cli import cli
 from cloud_core.supervisor import STATE_FILE, ChildState, SupervisorState
-from tests.cloud_core.test_supervisor import free_ports, gone
+from shared.io.free_ports import find_ports
+from tests.cloud_core.test_supervisor import gone
 from tests.cloud_core.waiting import wait_for
 
 NAMES = ("broker", "api", "gateway", "loops", "replica-0")
@@ -30,7 +31,8 @@ class Cloud:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        api, gateway, mqtt, replica = free_ports(4)
+        first = find_ports("127.0.0.1", 6)  # gRPC is on the port after HTTP's, of the gateway and of the replica
+        gateway, api, mqtt, replica = first, first + 2, first + 3, first + 4
         self.api, self.gateway = f"http://127.0.0.1:{api}", f"http://127.0.0.1:{gateway}"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOUD_CORE_")} | {
             "CLOUD_CORE_DATA_DIR": str(self.data),

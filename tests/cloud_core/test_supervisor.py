@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from cloud_core.supervisor import STATE_FILE, ChildState, SupervisorState
+from shared.io.free_ports import find_ports
 from tests.cloud_core.waiting import wait_for
 
 CHILD = """
@@ -89,7 +89,8 @@ class Machine:
         self.data.mkdir()
         self.child = folder / "child.py"
         self.child.write_text(CHILD)
-        self.ports = free_ports(3)
+        first = find_ports("127.0.0.1", 3)
+        self.ports = list(range(first, first + 3))
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -110,17 +111,6 @@ class Machine:
             return None
         found = state.children
         return found if state.pid == pid and all(found[name].url for name in names) else None
-
-
-def free_ports(n: int) -> list[int]:
-    held = [socket.socket() for _ in range(n)]
-    try:
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in held]
-    finally:
-        for each in held:
-            each.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from cloud_core.keys import Keys
 from cloud_core.store import devices, tables
 from cloud_core.store.database import open_database, read, write
 from shared.io.clock import SystemClock
+from shared.io.free_ports import find_ports
 from shared.io.logs import build
 from shared.io.mqtt import Handler, MqttLink, Outcome, Received, Server, Will
 from shared.io.program import Program
@@ -31,12 +31,6 @@ KINDS = ("embedded", "mosquitto")
 PASSWORD = "device-password"
 KEYS = Keys(Signer.from_bytes(b"g" * 32), Signer.from_bytes(b"a" * 32), "service-password")
 LOG = build("test", level="error")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +85,7 @@ class Site(NamedTuple):
 async def running(kind: str, folder: Path, engine: AsyncEngine, *, port: int = 0) -> AsyncIterator[Site]:
     """A broker of `kind` until the block ends."""
     starter = _embedded if kind == "embedded" else _mosquitto
-    async with starter(folder, engine, port or free_port()) as site:
+    async with starter(folder, engine, port or find_ports("127.0.0.1")) as site:
         yield site
 
 

@@ -21,13 +21,13 @@ from cloud_core.store.database import open_database, write
 from shared.bundle.manifest import Manifest, canonical, digest_of
 from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
+from shared.io.free_ports import find_ports
 from shared.io.program import Program
 from shared.io.web import Site
 from shared.protocol.desired import Limits
 from shared.serving.answer import Where
 from shared.serving.engine import Engine
 from shared.serving.metrics import EngineMetrics
-from tests.cloud_core.gateway.ports import unused_port
 from tests.shared.serving.bundles import log_sink
 
 CLOCK = SystemClock()
@@ -192,7 +192,7 @@ async def registry(url: str, folder: Path) -> AsyncIterator[Registry]:
         database_url=url,
         gateway_port=0,
         admin_password="a password 123",
-        mqtt_port=unused_port(),
+        mqtt_port=find_ports("127.0.0.1"),
     )
     keys = load_or_create(settings.secrets)
     engine = open_database(url)

@@ -8,9 +8,10 @@ import pytest
 
 from cloud_core.store import control, devices, generations, groups
 from cloud_core.store.database import read, write
+from shared.io.free_ports import find_ports
 from shared.protocol.desired import Order
 from shared.protocol.policy import Mode, Policy
-from tests.cloud_core.broker.brokers import KINDS, connected, database, free_port, running
+from tests.cloud_core.broker.brokers import KINDS, connected, database, running
 from tests.cloud_core.loops.fleet import Agent, assign, loops, publish_model, put_group, put_policy
 from tests.cloud_core.waiting import eventually
 
@@ -72,7 +73,7 @@ def test_an_assignment_becomes_a_generation_on_the_device(kind: str, tmp_path: P
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_broker_that_lost_everything_is_told_again(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
-        port = free_port()
+        port = find_ports("127.0.0.1")
         async with database(tmp_path, "a/d1", "a/d2") as engine:
             await publish_model(engine, "m", "1.0.0")
             await put_group(engine, "g", "d1", "d2")

@@ -8,10 +8,11 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.io.free_ports import find_ports
 from shared.io.mqtt import BACKOFF_CAP, Outcome, Received, Server, Will, backoff
 from shared.protocol.errors import Refused, Transient, Unavailable
 from shared.protocol.topics import everyone, topic
-from tests.cloud_core.broker.brokers import KINDS, Client, connected, database, free_port, running
+from tests.cloud_core.broker.brokers import KINDS, Client, connected, database, running
 from tests.cloud_core.loops.fleet import cut
 from tests.cloud_core.waiting import eventually
 
@@ -143,7 +144,7 @@ def test_overflow_is_counted_and_what_came_before_is_kept(tmp_path: Path) -> Non
 def test_without_a_broker_publishing_is_transient_and_closing_is_quick(tmp_path: Path) -> None:
     async def main() -> None:
         async with database(tmp_path, "a/d1") as engine:
-            port = free_port()
+            port = find_ports("127.0.0.1")
             async with running("embedded", tmp_path, engine, port=port) as site:
                 own = Client(site.server("a/d1"))
                 task = asyncio.create_task(own.link.run())

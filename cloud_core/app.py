@@ -91,7 +91,7 @@ async def run_api(settings: Settings) -> None:
     process = _process(settings, "api")
     gate, keys = await _gate(process), load_or_create(settings.secrets)
     application = build_api(settings, process.database, keys, process.log, process.registry, process.clock, gate)
-    site = Site()
+    site = Site(limits=settings.http_limits)
     process.announce(await site.start(application, host=settings.host, port=settings.api_port))
 
     async def end_streams() -> None:

@@ -130,7 +130,8 @@ def replica(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     variant: Annotated[str | None, typer.Option(help="Variant preferred, such as cpu-fp32.")] = None,
-    threads: Annotated[int | None, typer.Option(help="ONNX Runtime threads of each session.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Cores that one run of a model may use.")] = None,
+    lanes: Annotated[int | None, typer.Option(help="Batches of one model computed at the same time.")] = None,
     log_level: LogLevel = None,
     config_file: ConfigFile = None,
 ) -> None:
@@ -143,6 +144,7 @@ def replica(
         "database_url": database_url,
         "replica_variant": variant,
         "replica_threads": threads,
+        "replica_lanes": lanes,
         "log_level": log_level,
     }
 

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from shared.io import settings as mechanism
 from shared.io.program import lifeline_of
+from shared.io.web_door import Limits
 from shared.protocol.errors import Refused
 from shared.serving.trial.verdict import TrialLimits
 
@@ -22,6 +24,14 @@ RANGES = (
     ("mqtt_port", 0, 65535),
     ("replicas", 0, 1024),
     ("replica_threads", 1, 1024),
+    ("replica_lanes", 1, 1024),
+    ("replica_memory_bytes", 1 << 20, 1 << 50),
+    ("replica_memory_growth_bytes", 1 << 20, 1 << 50),
+    ("http_connections", 1, 1 << 20),
+    ("http_idle_s", 0.1, 86400.0),
+    ("http_patience_s", 0.1, 86400.0),
+    ("http_bodies_bytes", 1 << 20, 1 << 50),
+    ("max_body_bytes", 1024, 1 << 31),
     ("access_token_s", 1.0, 366 * 86400.0),
     ("desired_valid_s", 1.0, 3660 * 86400.0),
     ("lost_after_s", 0.1, 366 * 86400.0),
@@ -63,7 +73,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     """How many local replicas the supervisor runs."""
     replica_threads: int = 1
-    """ONNX Runtime threads of each replica's session."""
+    """Cores that one run of a model may use in a replica."""
+    replica_lanes: int = 1
+    """Batches of one model that a replica computes at the same time."""
+    replica_runtime: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What runs ONNX programs in a replica; those for a GPU are always run by ONNX Runtime."""
+    replica_precision: Literal["", "bf16", "fp16"] = ""
+    """What FP32 programs are computed in by torch (bf16; fp16 on a GPU) and by OpenVINO (bf16); empty for FP32."""
+    replica_memory_bytes: int | None = None
+    """Memory that the programs of models may take in a replica; others are put out of memory for one that is asked for. Where
+    absent, three fifths of a replica's part of what the machine or the control group leaves."""
+    replica_memory_growth_bytes: int | None = None
+    """How far a replica may grow beyond what its models should take before threads and session of one are made anew."""
     replica_variant: str = "cpu-fp32"
     """Variant a replica prefers; it takes another where a version lacks it."""
     mqtt_host: str = "127.0.0.1"
@@ -80,6 +101,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     public_gateway_url: str = ""
     admin_password: str = ""
     """Password of the first admin of tenant `default` where it is made; empty makes one up and prints it once."""
+    http_connections: int = 2048
+    """HTTP connections at once; a new one takes the place of the one that was idle the longest."""
+    http_idle_s: float = 75.0
+    """How long a connection may take to send the whole head of its next request."""
+    http_patience_s: float = 30.0
+    """How long each further 64 KiB of a body, or of an answer, may take."""
+    http_bodies_bytes: int = 256 << 20
+    """What request bodies in flight may hold together; the first 64 KiB of each are free."""
+    max_body_bytes: int = 16 << 20
+    """Bytes of one inference request, over HTTP and gRPC."""
     access_token_s: float = 3600.0
     desired_valid_s: float = 30 * 86400.0
     lost_after_s: float = 90.0
@@ -129,6 +160,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def trials(self) -> Path:
         """Where bundles are laid out while they are tried."""
         return self.data / "trials"
+
+    @property
+    def http_limits(self) -> Limits:
+        """What HTTP clients may take."""
+        return Limits(
+            connections=self.http_connections,
+            idle_s=self.http_idle_s,
+            patience_s=self.http_patience_s,
+            bodies_bytes=self.http_bodies_bytes,
+        )
 
     @property
     def trial_limits(self) -> TrialLimits:

@@ -6,6 +6,7 @@ Shutdown order: stop accepting, drain, say goodbye to the control plane, close w
 import asyncio
 import importlib.metadata
 import random
+import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,17 +23,25 @@ from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk
 from edge_agent.control.identity import AccessTokens
 from edge_agent.control.link import Hooks, Link
+from edge_agent.control.loading import Loader
 from edge_agent.control.state import AgentState
 from edge_agent.control.trials import Trials
 from edge_agent.control.trust import Trust
+from edge_agent.control.tuner import details_of
 from edge_agent.listening import TENANT, listen
 from edge_agent.parts import Core, Kept
 from edge_agent.serving import disk, why
+from edge_agent.serving.accounts import Accounts
+from edge_agent.serving.activity import Activity
+from edge_agent.serving.attempts import Attempts
 from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.early import EarlyRefusal
 from edge_agent.serving.forward import POOL, Forwarder, Gateway
+from edge_agent.serving.kept_answers import KeptAnswers
 from edge_agent.serving.measure import Measurements
 from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
+from edge_agent.serving.shadows import Shadows
 from edge_agent.status import Link as LinkState
 from edge_agent.status import Standing
 from edge_agent.telemetry.host import HostSampler, hardware
@@ -40,16 +49,25 @@ from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uplink import Uplink
+from edge_agent.tuning import arrangements_of, tuner_of
 from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
 from shared.io.durable import FolderLock
 from shared.io.logs import Log
+from shared.io.loop_lag import LoopLag
+from shared.io.memory import Heap, memory_limit
 from shared.io.program import Program
 from shared.protocol.enrolment import EnrolAnswer
 from shared.serving.catalog import order_of
 from shared.serving.decide.admission import Limits
+from shared.serving.decide.footprint import allowance
+from shared.serving.decide.residency import Keep
 from shared.serving.engine import Engine
+from shared.serving.input_key import SECRET_BYTES
 from shared.serving.metrics import EngineMetrics
+from shared.serving.recycler import Recycler
+from shared.serving.response_cache import CacheMetrics, ResponseCache
+from shared.serving.room import Room
 from shared.serving.trial.replay import runtime
 
 CLOSE_S = 10.0
@@ -100,13 +118,12 @@ async def build_standalone(settings: Settings, log: Log, paths: Sequence[Path]) 
         core = await _core(settings, log, undo)
         active: dict[str, str] = {}
         for path in paths:
-            found = await disk.find(path, core.device, core.trials, threads=settings.threads)
+            found = await disk.find(path, core.device, core.trials, core.arrangements.advised())
             name, version = found.manifest.name, found.manifest.version
-            await core.engine.load(
-                TENANT, found.manifest, found.digest, found.folder, found.variant, threads=settings.threads
-            )
+            await core.loader.load(TENANT, found)
             active[name] = max(active.get(name, version), version, key=order_of)
         core.engine.activate(TENANT, active)
+        core.engine.hold(TENANT, {each: Keep.PINNED for each in active.items() if each[0] in settings.pinned_models})
         await listen(core, undo, announced=False)
         core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
     return core.program
@@ -116,33 +133,45 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Pat
     """`kept`: the folder in which it is remembered what passed its trial."""
     clock, registry, holder = SystemClock(), CollectorRegistry(), PolicyHolder()
     session = await undo.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=POOL)))
-    engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), limits=Limits(tokens=settings.queue_tokens))
+    computing, heap, program = EngineMetrics(registry), Heap(), Program(log)
+    allowed = allowance(
+        memory_limit(), heap.resident(), budget=settings.memory_bytes, slack=settings.memory_growth_bytes
+    )
+    room = Room(clock=clock, log=log, metrics=computing.residency, budget=allowed.budget, heap=heap)
+    engine = Engine(clock=clock, log=log, metrics=computing, limits=Limits(tokens=settings.queue_tokens), room=room)
     undo.push_async_callback(engine.close)
+    program.task("recycle", Recycler(room, slack=allowed.slack, clock=clock, log=log).tend_forever)
     cloud = CloudTarget(clock=clock, draw=random.random)
     forwarder = Forwarder(session, cloud, clock=clock)
     ring, interval = why.WhyRing(), Interval()
     metrics = AgentMetrics(registry, breaker=lambda: cloud.breaker)
     reach = Reach(session, log=log, draw=random.random)
+    accounts = Accounts(engine.metrics, metrics, interval=interval, ring=ring, clock=clock)
+    cache = ResponseCache(secret=secrets.token_bytes(SECRET_BYTES), metrics=CacheMetrics(registry))
+    shadows = Shadows(engine, metrics=metrics, interval=interval, clock=clock)
+    undo.push_async_callback(shadows.close)
     router = Router(
         engine,
-        forwarder,
+        Attempts(engine, forwarder, cloud, accounts, clock=clock),
         cloud,
         holder,
+        kept=KeptAnswers(cache, clock=clock),
+        shadows=shadows,
         reach=reach,
         measurements=Measurements(engine, clock=clock),
-        ring=ring,
-        metrics=metrics,
-        interval=interval,
+        accounts=accounts,
         clock=clock,
     )
     trials = Trials(kept, limits=settings.trial_limits, runtime=runtime(), log=log)
+    arrangements = await arrangements_of(settings, log)
     standing = Standing(lambda: cloud.breaker.value)
+    standing.running = lambda: details_of(arrangements, None)
     known, standing.isolation = await asyncio.gather(asyncio.to_thread(hardware), trials.isolation())
     return Core(
         settings=settings,
         log=log,
         clock=clock,
-        program=Program(log),
+        program=program,
         registry=registry,
         http=session,
         engine=engine,
@@ -153,9 +182,13 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Pat
         interval=interval,
         metrics=metrics,
         router=router,
+        early=EarlyRefusal(engine, cloud, holder, accounts, lag=LoopLag(clock), clock=clock),
         reach=reach,
         standing=standing,
         trials=trials,
+        arrangements=arrangements,
+        loader=Loader(engine, trials, arrangements, log),
+        activity=Activity(clock),
         hardware=known,
         version=_version(),
     )
@@ -179,6 +212,7 @@ def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(converger.run(), name="converge")
             group.create_task(link.run(), name="link")
+            group.create_task(tuner_of(core, link.changed).run(), name="tune")
             group.create_task(link.report_forever(), name="report")
             group.create_task(kept.uplink.send_forever(link.telemetry), name="uplink")
             group.create_task(core.reach.refresh_forever(Gateway(own.gateway_url, tokens), own.tenant), name="reach")
@@ -207,16 +241,19 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
     converger = Converger(
         Trust(own.tenant, own.device, own.keys),
         store,
-        Errands(own.tenant, store, fetcher, core.engine, core.trials, threads=settings.threads),
+        Errands(own.tenant, store, fetcher, core.engine, core.loader),
         host=core.engine,
         holder=core.holder,
         device=core.device,
+        arrangements=core.arrangements,
         clock=clock,
         log=log,
         draw=random.random,
         changed=changed,
         isolation=standing.isolation,
+        pinned=settings.pinned_models,
     )
+    core.engine.residency.lost = converger.look_again
     link = Link(
         own,
         Hooks(

@@ -131,10 +131,46 @@ def lines_of(told: Mapping[str, object]) -> Sequence[str]:
             lines.append(f"  {name}: {model.get('state')}{share}{mark}")
         if report.get("error"):
             lines.append(f"last error {report.get('error')}")
+    lines += _tuning(_map(told.get("tuning")))
     reasons = _list(told.get("reasons"))
     if told.get("running"):
         lines.append("ready      " + ("yes" if told.get("ready") else "no: " + "; ".join(map(str, reasons))))
     return lines
+
+
+def _tuning(told: Mapping[str, object]) -> Sequence[str]:
+    """How models run here, and what was measured for it."""
+    lines: list[str] = []
+    for model in map(_map, _list(told.get("models"))):
+        why = f"; {model.get('ignored')}" if model.get("ignored") else ""
+        how = _how(_map(model.get("arrangement")))
+        lines.append(f"  {model.get('name')} {model.get('version')}: {how} ({model.get('source')}{why})")
+    if lines:
+        lines.insert(0, "running")
+    found = [_map(each) for each in _list(told.get("found"))]
+    if found:
+        lines.append("measured")
+    for each in found:
+        best = (
+            f"{each.get('variant')}, {_how(_map(each.get('arrangement')))}"
+            if each.get("variant")
+            else each.get("reason")
+        )
+        lines.append(f"  {each.get('name')} {each.get('version')}: {best}")
+    doing = _map(told.get("doing"))
+    if doing.get("model"):
+        because = f" ({doing.get('because')})" if doing.get("because") else ""
+        lines.append(f"tuning     {doing.get('state')}: {doing.get('model')}{because}")
+    return lines
+
+
+def _how(arrangement: Mapping[str, object]) -> str:
+    """Such as `onnxruntime, 2 x 1 threads`."""
+    precision = f" {arrangement.get('precision')}" if arrangement.get("precision") else ""
+    bounds = f", {arrangement.get('rows')} rows" if arrangement.get("rows") else ""
+    spinning = ", spinning" if arrangement.get("spinning") else ""
+    share = f"{arrangement.get('lanes')} x {arrangement.get('threads')} threads"
+    return f"{arrangement.get('runtime')}{precision}, {share}{spinning}{bounds}"
 
 
 def _map(value: object) -> Mapping[str, object]:

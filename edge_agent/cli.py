@@ -9,9 +9,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
+from rich.console import Console
 
 from edge_agent import app as composition
-from edge_agent import ask, config
+from edge_agent import ask, config, tune_table, tuning
 from edge_agent.config import Settings
 from shared.io import command_line, logs
 from shared.io.program import Program, execute
@@ -39,7 +40,8 @@ Uds = Annotated[str | None, typer.Option(help="Path of a Unix socket to listen o
 StateDir = Annotated[str | None, typer.Option(help="Folder of what the device keeps.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
-Threads = Annotated[int | None, typer.Option(help="ONNX Runtime threads of each session.")]
+Threads = Annotated[int | None, typer.Option(help="Cores that one run of a model may use.")]
+Lanes = Annotated[int | None, typer.Option(help="Batches of one model that are computed at the same time.")]
 Variant = Annotated[str | None, typer.Option(help="Variant preferred, such as cpu-int8.")]
 EnrolUrl = Annotated[str | None, typer.Option("--enrol-url", help="cloud-core's API, for a device not enrolled yet.")]
 EnrolToken = Annotated[str | None, typer.Option("--enrol-token", help="One-time token of this device.")]
@@ -66,6 +68,7 @@ def run(
     enrol_token: EnrolToken = None,
     variant: Variant = None,
     threads: Threads = None,
+    lanes: Lanes = None,
     log_level: LogLevel = None,
     config_file: ConfigFile = None,
 ) -> None:
@@ -80,6 +83,7 @@ def run(
         "enrol_token": enrol_token,
         "variant": variant,
         "threads": threads,
+        "lanes": lanes,
         "log_level": log_level,
     }
     settings = _settings(flags, config_file)
@@ -96,6 +100,7 @@ def serve(
     uds: Uds = None,
     variant: Variant = None,
     threads: Threads = None,
+    lanes: Lanes = None,
     log_level: LogLevel = None,
     config_file: ConfigFile = None,
 ) -> None:
@@ -107,6 +112,7 @@ def serve(
         "uds": uds,
         "variant": variant,
         "threads": threads,
+        "lanes": lanes,
         "log_level": log_level,
     }
 
@@ -145,6 +151,41 @@ def status(
     settings = _settings({"state_dir": state_dir}, config_file)
     told = _once(lambda: ask.status(settings.state, url))
     _say(told, "\n".join(ask.lines_of(told)), as_json=as_json)
+
+
+@cli.command()
+def tune(
+    *,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="Installed models, folders with a bundle, or .onnx files.", metavar="[MODEL|PATH]..."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="How long each version may take.")] = None,
+    variant: Variant = None,
+    threads: Threads = None,
+    lanes: Lanes = None,
+    state_dir: StateDir = None,
+    config_file: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how models run best on this device, and remember it; all that are installed where none is named."""
+    flags: dict[str, object] = {
+        "tune_seconds": seconds,
+        "variant": variant,
+        "threads": threads,
+        "lanes": lanes,
+        "state_dir": state_dir,
+    }
+    settings, watch = _settings(flags, config_file), tune_table.Watch(Console(stderr=True))
+    log = logs.build("edge-agent", level="error")
+    try:
+        records = _once(lambda: tuning.tune_by_hand(settings, log, what or (), watch.told))
+    finally:
+        watch.stop()
+    if as_json:
+        _say(tune_table.as_json(records), "", as_json=True)
+    else:
+        Console().print(tune_table.shown(records))
 
 
 @cli.command()

@@ -6,21 +6,36 @@ from pathlib import Path
 
 import msgspec
 
+from edge_agent.decide.arranging import Fixed, Wishes
 from shared.io import settings as mechanism
 from shared.io.program import lifeline_of
+from shared.io.web_door import Limits
 from shared.protocol.errors import Refused
 from shared.serving.trial.verdict import TrialLimits
 
 PREFIX = "EDGE_AGENT_"
+IDLE, OFF = "idle", "off"
 RANGES = (
     ("port", 0, 65535),
     ("grpc_port", -1, 65535),
     ("threads", 1, 1024),
+    ("lanes", 1, 1024),
+    ("memory_bytes", 1 << 20, 1 << 50),
+    ("memory_growth_bytes", 1 << 20, 1 << 50),
+    ("tune_after_idle_s", 0.0, 30 * 86400.0),
+    ("tune_max_load", 0.0, 1.0),
+    ("tune_seconds", 0.5, 3600.0),
     ("queue_tokens", 512, 1 << 40),
     ("spool_bytes", 100_000, 1 << 50),
     ("mqtt_keepalive_s", 1, 65535),
     ("telemetry_interval_s", 0.1, 86400.0),
     ("drain_s", 0.0, 3600.0),
+    ("http_connections", 1, 1 << 20),
+    ("http_idle_s", 0.1, 86400.0),
+    ("http_patience_s", 0.1, 86400.0),
+    ("http_bodies_bytes", 1 << 20, 1 << 50),
+    ("grpc_message_s", 0.1, 86400.0),
+    ("max_body_bytes", 1024, 1 << 31),
     ("trial_memory_bytes", 128 << 20, 1 << 50),
     ("trial_seconds", 1.0, 86400.0),
 )
@@ -40,16 +55,47 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     enrol_url: str = ""
     """cloud-core's API, for `run` on a device that is not enrolled yet; with `enrol_token`."""
     enrol_token: str = ""
-    variant: str = "cpu-int8"
-    """Variant preferred where the cloud leaves the choice; another where a version lacks it."""
-    threads: int = 1
-    """ONNX Runtime threads of each session."""
+    variant: str | None = None
+    """Variant preferred where the cloud leaves the choice; where absent, the one measured best here, else `cpu-int8`."""
+    threads: int | None = None
+    """Cores that one run of a model may use; where absent, what was measured best, else what suits the device."""
+    lanes: int | None = None
+    """Batches of one model that are computed at the same time; where absent, as `threads`."""
+    tune: str = IDLE
+    """When it is measured how models run best here: `idle`, while nobody asks anything, or `off`."""
+    tune_after_idle_s: float = 60.0
+    """How long nobody must have asked anything before."""
+    tune_max_load: float = 0.3
+    """The share of the processor that anybody may use then."""
+    tune_seconds: float = 20.0
+    """How long measuring one version may take."""
+    dedicated: bool = False
+    """Nothing but this agent computes on the device: threads that spin while they wait may be tried."""
+    memory_bytes: int | None = None
+    """Memory that the programs of models may take; others are put out of memory for one that is asked for. Where absent, three
+    fifths of what the machine or the control group leaves the agent. A generation may set less."""
+    memory_growth_bytes: int | None = None
+    """How far the agent may grow beyond what its models should take before threads and session of one are made anew."""
+    pinned: str = ""
+    """Names of models that are never put out of memory, separated by commas."""
     queue_tokens: int = 65536
     """Hard bound on the tokens that may wait, over all models."""
     telemetry_interval_s: float = 10.0
     spool_bytes: int = 16_000_000
     drain_s: float = 10.0
     """How long a shutdown waits for requests in flight."""
+    http_connections: int = 2048
+    """Connections at once, over HTTP and over gRPC; over HTTP a new one takes the place of the one idle the longest."""
+    http_idle_s: float = 75.0
+    """How long a connection may take to send the whole head of its next request."""
+    http_patience_s: float = 30.0
+    """How long each further 64 KiB of a body, or of an answer, may take."""
+    http_bodies_bytes: int = 256 << 20
+    """What request bodies in flight may hold together; the first 64 KiB of each are free."""
+    grpc_message_s: float = 120.0
+    """How long the message of a gRPC call may take to come."""
+    max_body_bytes: int = 16 << 20
+    """Bytes of one inference request, over HTTP and gRPC."""
     mqtt_keepalive_s: int = 15
     trial_memory_bytes: int = 4 << 30
     """Memory a model may take while it is tried in a process of its own, before it is loaded for the first time."""
@@ -61,9 +107,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Log input texts at debug level; off unless somebody asks for it."""
 
     @property
+    def pinned_models(self) -> frozenset[str]:
+        """Names."""
+        return frozenset(name.strip() for name in self.pinned.split(",") if name.strip())
+
+    @property
     def state(self) -> Path:
         """The state folder."""
         return Path(self.state_dir)
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is set about how models run on this device."""
+        fixed = Fixed(lanes=self.lanes, threads=self.threads)
+        return Wishes(fixed=fixed, dedicated=self.dedicated, seconds=self.tune_seconds)
+
+    @property
+    def tunes_itself(self) -> bool:
+        """Whether it is measured without being asked: not where nothing is left to be chosen."""
+        return self.tune == IDLE and not self.wishes.fixed.everything
+
+    @property
+    def http_limits(self) -> Limits:
+        """What HTTP clients may take."""
+        return Limits(
+            connections=self.http_connections,
+            idle_s=self.http_idle_s,
+            patience_s=self.http_patience_s,
+            bodies_bytes=self.http_bodies_bytes,
+        )
 
     @property
     def trial_limits(self) -> TrialLimits:
@@ -88,6 +160,8 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
+    if settings.tune not in (IDLE, OFF):
+        raise Refused("bad setting", field="tune", value=settings.tune, allowed=f"{IDLE}, {OFF}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
     return settings

@@ -9,12 +9,14 @@ from aiohttp import web
 
 from edge_agent.parts import Core
 from edge_agent.serving import why
+from edge_agent.serving.activity import seen
 from edge_agent.status import Running, announce
 from shared.io.web import Site, middlewares
 from shared.serving.faces import health, http
 from shared.serving.faces.context import GrpcPorts
 from shared.serving.faces.grpc_site import GrpcSite
 from shared.serving.faces.readiness import Readiness
+from shared.serving.faces.turnstile import Turnstile
 from shared.serving.input_log import with_inputs_logged
 
 TENANT = "default"
@@ -28,24 +30,59 @@ async def listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
         Refused: a port or the socket cannot be had.
 
     """
-    settings, site, grpc = core.settings, Site(cancel_on_disconnect=True), GrpcSite()
+    settings = core.settings
+    site, grpc = Site(cancel_on_disconnect=True, limits=settings.http_limits), GrpcSite()
 
-    async def principal_of(*_: object) -> str:
+    def tenant() -> str:
         return core.standing.tenant or TENANT
 
+    async def principal_of(*_: object) -> str:
+        return tenant()
+
     def details() -> Mapping[str, object]:
-        return {**core.standing.details(), **grpc.details()}
+        memory = {"memory": core.engine.room.story()}
+        return {**core.standing.details(), **grpc.details(), **site.details(), **memory}
 
     readiness = Readiness(catalog=core.engine, folder=settings.state if announced else None)
     app = web.Application(middlewares=middlewares(core.log))
-    answer = with_inputs_logged(core.router, core.log, on=settings.log_inputs)
-    app.add_routes(http.routes(answer, core.router, clock=core.clock, principal_of=principal_of, readiness=readiness))
+    answer = seen(with_inputs_logged(core.router, core.log, on=settings.log_inputs), core.activity)
+    app.add_routes(
+        http.routes(
+            answer,
+            core.router,
+            clock=core.clock,
+            principal_of=principal_of,
+            readiness=readiness,
+            max_body=settings.max_body_bytes,
+            early=core.early,
+            lag=core.early.lag,
+        )
+    )
     app.add_routes(health.routes(instance="edge-agent", registry=core.registry, readiness=readiness, details=details))
     why.add_routes(app, core.ring)
+    site.turn_away_by(
+        Turnstile(
+            core.early,
+            crowded=lambda: core.engine.entrance.is_crowded(tenant()),
+            tenant=tenant,
+            lag=core.early.lag,
+            clock=core.clock,
+        )
+    )
     undo.push_async_callback(site.close)
     undo.push_async_callback(grpc.close)
     port = await site.start(app, host=settings.host, port=settings.port, uds=settings.uds)
-    ports = GrpcPorts(answer, core.router, core.clock, readiness, principal_of, core.log)
+    ports = GrpcPorts(
+        answer,
+        core.router,
+        core.clock,
+        readiness,
+        principal_of,
+        core.log,
+        max_body=settings.max_body_bytes,
+        message_s=settings.grpc_message_s,
+        connections=settings.http_connections,
+    )
     await grpc.start(ports, host=settings.host, asked=settings.grpc_port, http=settings.port)
     url = f"http://{settings.host}:{port}"
     if announced:

@@ -7,11 +7,15 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent.config import Settings
 from edge_agent.control.applied import PolicyHolder
+from edge_agent.control.arrangements import Arrangements
 from edge_agent.control.identity import Identity
+from edge_agent.control.loading import Loader
 from edge_agent.control.state import AgentState
 from edge_agent.control.trials import Trials
-from edge_agent.decide.variants import Device
+from edge_agent.decide.variants import DEFAULT, Device
+from edge_agent.serving.activity import Activity
 from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.early import EarlyRefusal
 from edge_agent.serving.forward import Forwarder
 from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
@@ -27,6 +31,12 @@ from shared.protocol.reported import Hardware
 from shared.serving.engine import Engine
 
 CPU_PROVIDER = "CPUExecutionProvider"
+
+
+def device_of(settings: Settings, hardware: Hardware, *, memory_bytes: int | None = None) -> Device:
+    """What variants are chosen by on a device; `memory_bytes` None is no bound."""
+    features, own = frozenset(hardware.features) | {CPU_PROVIDER}, settings.variant
+    return Device(preferred=own or DEFAULT, insists=own is not None, features=features, memory_bytes=memory_bytes)
 
 
 class Core(NamedTuple):
@@ -46,17 +56,20 @@ class Core(NamedTuple):
     interval: Interval
     metrics: AgentMetrics
     router: Router
+    early: EarlyRefusal
     reach: Reach
     standing: Standing
     trials: Trials
+    arrangements: Arrangements
+    loader: Loader
+    activity: Activity
     hardware: Hardware
     version: str
 
     @property
     def device(self) -> Device:
         """What variants are chosen by."""
-        features = frozenset(self.hardware.features) | {CPU_PROVIDER}
-        return Device(preferred=self.settings.variant, features=features)
+        return device_of(self.settings, self.hardware, memory_bytes=self.engine.room.own)
 
 
 class Kept(NamedTuple):

@@ -8,9 +8,11 @@ import msgspec
 from edge_agent.control.identity import load_identity
 from edge_agent.control.state import FILE as RECORD
 from edge_agent.control.state import AgentState, Slot
+from edge_agent.control.tuner import summary_of
 from shared.io.durable import FolderLock, write_durably
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.reported import Isolation, Reported
+from shared.serving.tuning.records import Records
 
 FILE = "agent.json"
 
@@ -55,6 +57,8 @@ class Standing:
         self.link: Callable[[], Link] = lambda: Link(enrolled=False)
         self.report: Callable[[], Reported | None] = lambda: None
         self.isolation = Isolation.NONE
+        self.running: Callable[[], Mapping[str, object] | None] = lambda: None
+        """How models run here, and what was measured for it."""
 
     def details(self) -> Mapping[str, object]:
         """Now."""
@@ -64,6 +68,7 @@ class Standing:
             "link": self.link(),
             "breaker": self._breaker(),
             "isolation": self.isolation,
+            "tuning": self.running(),
             "reported": self.report(),
         }
 
@@ -90,6 +95,7 @@ def _kept(folder: Path) -> dict[str, object]:
         "tenant": None if own is None else own.tenant,
         "device": None if own is None else own.device,
         "link": Link(enrolled=own is not None),
+        "tuning": {"found": [summary_of(record) for record in Records(folder).read()]},
     }
     if not (folder / RECORD).exists():
         return told

@@ -12,10 +12,13 @@ from cloud_core.store.assignments import Assignment, Wanted
 from shared.protocol.desired import Generation, Limits, ModelRef, check_generation
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.policy import Policy
+from shared.serving.decide.ways import Way
 
 PATH = "/api/v1/assignments"
 MAX_MODELS = 100
 MAX_PRIORITY = 1_000_000
+MAX_CLASSES = 1000
+MAX_NUMBER = 65536
 
 
 class WantedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,6 +122,20 @@ async def _check_model(call: Call, wanted: Wanted, path: str) -> None:
     variants = [variant.name for variant in version.parsed.variants]
     if wanted.variant is not None and wanted.variant not in variants:
         raise _impossible(f"{path}.variant", wanted.variant, ", ".join(variants))
+    if len(wanted.tuned) > MAX_CLASSES:
+        raise _impossible(f"{path}.tuned", len(wanted.tuned), f"{MAX_CLASSES} at most")
+    for hardware, way in wanted.tuned.items():
+        _check_way(way, wanted.variant, variants, f"{path}.tuned.{hardware[:64]}")
+
+
+def _check_way(way: Way, named: str | None, variants: Sequence[str], path: str) -> None:
+    allowed = variants if named is None else (named,)
+    if way.variant not in allowed:
+        raise _impossible(f"{path}.variant", way.variant, ", ".join(allowed))
+    how = way.arrangement
+    for field, value in (("lanes", how.lanes), ("threads", how.threads), ("rows", how.rows), ("tokens", how.tokens)):
+        if value is not None and not 1 <= value <= MAX_NUMBER:
+            raise _impossible(f"{path}.arrangement.{field}", value, f"1 to {MAX_NUMBER}")
 
 
 async def _policy(call: Call, name: str | None) -> Policy:

@@ -9,6 +9,7 @@ import typer
 
 from cloud_core.ctl import config, devices, groups, models, policies
 from cloud_core.ctl.client import Client, path
+from cloud_core.ctl.load.command import load
 from cloud_core.ctl.output import AsJson, Options, called, console, say, status_of, target
 from cloud_core.ctl.top import top
 from shared.io import command_line
@@ -20,6 +21,7 @@ cli.add_typer(devices.cli, name="devices")
 cli.add_typer(groups.cli, name="groups")
 cli.add_typer(policies.cli, name="policies")
 cli.command()(top)
+cli.command()(load)
 
 
 class LoggedIn(msgspec.Struct, frozen=True):

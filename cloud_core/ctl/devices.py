@@ -11,6 +11,7 @@ from rich.text import Text
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.fleet import Device, fleet, fleet_table, generation, milliseconds, models, requests
 from cloud_core.ctl.output import AsJson, ago, called, say, state
+from cloud_core.ctl.tuned import lines_of
 
 cli = typer.Typer(no_args_is_help=True, help="The devices of the fleet.")
 Name = Annotated[str, typer.Argument(help="The device.")]
@@ -97,6 +98,7 @@ def _detail(device: Device) -> Table:
         ("generation", generation(device)),
         ("made because", device.desired.why if device.desired else "-"),
         ("models", models(device)),
+        ("tuned", "\n".join(lines_of(device)) or "-"),
         ("requests", requests(telemetry)),
         ("p50, p99", f"{milliseconds(telemetry.p50)}, {milliseconds(telemetry.p99)}" if telemetry else "-"),
         ("error", (reported.error if reported else None) or "-"),

@@ -6,6 +6,7 @@ import typer
 
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.output import AsJson, called, say, table
+from cloud_core.ctl.tuned import with_tuned
 
 cli = typer.Typer(no_args_is_help=True, help="Groups of devices, and what they should run.")
 Name = Annotated[str, typer.Argument(help="The group.")]
@@ -90,6 +91,12 @@ def assign(
     memory_bytes: Annotated[int | None, typer.Option(help="Limit: memory.")] = None,
     disk_bytes: Annotated[int | None, typer.Option(help="Limit: disk.")] = None,
     download_bytes_per_s: Annotated[int | None, typer.Option(help="Limit: download rate.")] = None,
+    tuned: Annotated[
+        bool,
+        typer.Option(
+            "--tuned", help="Tell each kind of device what others of it measured, instead of measuring again."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what the devices of a group should run."""
@@ -99,8 +106,14 @@ def assign(
         "disk_bytes": disk_bytes,
         "download_bytes_per_s": download_bytes_per_s,
     }
-    body = {"models": [_wanted(text) for text in model], "policy": policy, "priority": priority, "limits": limits}
-    made = called(context, lambda client: client.send("PUT", path("assignments", name), body))
+    named = [_wanted(text) for text in model]
+
+    async def work(client: Client) -> Any:
+        wanted = await with_tuned(client, named) if tuned else named
+        body = {"models": wanted, "policy": policy, "priority": priority, "limits": limits}
+        return await client.send("PUT", path("assignments", name), body)
+
+    made = called(context, work)
     models, chosen = _assignment(made)
     say(made, f"{name} runs {models} under policy {chosen}", as_json=as_json)
 
@@ -124,7 +137,9 @@ def _assignment(assignment: dict[str, Any] | None) -> tuple[str, str]:
     if assignment is None:
         return "-", "-"
     models = [
-        f"{model['name']}@{model['version']}" + (f"/{model['variant']}" if model.get("variant") else "")
+        f"{model['name']}@{model['version']}"
+        + (f"/{model['variant']}" if model.get("variant") else "")
+        + (f" (as measured on {', '.join(model['tuned'])})" if model.get("tuned") else "")
         for model in assignment["models"]
     ]
     return ", ".join(models) or "nothing", assignment["policy"] or "(default)"

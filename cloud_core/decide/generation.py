@@ -14,6 +14,7 @@ import msgspec
 from shared.protocol.desired import Generation, Limits, ModelRef, Order, check_generation
 from shared.protocol.errors import Refused
 from shared.protocol.policy import Policy
+from shared.serving.decide.ways import Way
 
 REISSUE_SHARE = 1 / 3
 """A generation is signed anew when less than this share of its validity is left."""
@@ -33,11 +34,12 @@ class Reason(StrEnum):
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """One model version a group asks for."""
+    """One model version a group asks for; `tuned` by hardware class: how it was found to run best there."""
 
     name: str
     version: str
     variant: str | None = None
+    tuned: Mapping[str, Way] = {}
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant at one moment.
 
     `devices`: those enrolled; `memberships`: groups by device; `digests`: manifest digest by (model, version), published ones only;
-    `held`: newest generation by device. Times are Unix seconds.
+    `held`: newest generation by device; `hardware`: hardware class by device, as far as anything was tuned for one. Times are Unix
+    seconds.
     """
 
     tenant: str
@@ -96,6 +99,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     digests: Mapping[tuple[str, str], str]
     policies: Mapping[str, PolicyDocument]
     held: Mapping[str, Held]
+    hardware: Mapping[str, str] = {}
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,8 +151,8 @@ def plan(snapshot: Snapshot, *, now: float, valid: float) -> Plan:
     return Plan(steps=tuple(steps), problems=tuple(problems))
 
 
-def content_of(snapshot: Snapshot, mine: Sequence[Assigned]) -> Content:
-    """What a device in the groups of `mine` (highest first) should run.
+def content_of(snapshot: Snapshot, mine: Sequence[Assigned], hardware: str | None = None) -> Content:
+    """What a device of class `hardware` in the groups of `mine` (highest first) should run.
 
     Raises:
         Refused: a version that is not published, or an unknown policy.
@@ -164,7 +168,7 @@ def content_of(snapshot: Snapshot, mine: Sequence[Assigned]) -> Content:
             if digest is None:
                 field = f"assignments.{assigned.group}.models"
                 raise Refused("not published", field=field, value=f"{wish.name}@{wish.version}")
-            models.append(ModelRef(name=wish.name, version=wish.version, digest=digest, variant=wish.variant))
+            models.append(_ref(wish, digest, hardware))
     named = next((assigned for assigned in mine if assigned.policy is not None), None)
     document = PolicyDocument(policy=Policy(), revision=0)
     if named is not None and named.policy is not None:
@@ -200,7 +204,7 @@ def _step(snapshot: Snapshot, device: str, mine: Sequence[Assigned], *, now: flo
     held = snapshot.held.get(device)
     if held is None and not mine:
         return None
-    content = content_of(snapshot, mine)
+    content = content_of(snapshot, mine, snapshot.hardware.get(device))
     groups = tuple(assigned.group for assigned in mine)
     reason = _reason(held, content, groups, epoch=snapshot.epoch, reissue=now + valid * REISSUE_SHARE)
     if reason is None:
@@ -222,6 +226,15 @@ def _step(snapshot: Snapshot, device: str, mine: Sequence[Assigned], *, now: flo
     )
     check_generation(generation)
     return Step(generation=generation, content=content, groups=groups, reason=reason)
+
+
+def _ref(wish: Wish, digest: str, hardware: str | None) -> ModelRef:
+    way = None if hardware is None else wish.tuned.get(hardware)
+    if way is None or wish.variant not in (None, way.variant):
+        return ModelRef(name=wish.name, version=wish.version, digest=digest, variant=wish.variant)
+    return ModelRef(
+        name=wish.name, version=wish.version, digest=digest, variant=way.variant, arrangement=way.arrangement
+    )
 
 
 def _reason(

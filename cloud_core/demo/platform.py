@@ -132,6 +132,10 @@ class Child:
             self._lifeline = None
 
 
+ONE_CORE = {"EDGE_AGENT_LANES": "1", "EDGE_AGENT_THREADS": "1"}
+"""Edges share this machine: a core each, and none is measured beside the others."""
+
+
 class Platform:
     """One cloud and some edges in one folder."""
 
@@ -176,7 +180,7 @@ class Platform:
         )
 
     async def start_edge(self, name: str, *, token: str | None, settings: Mapping[str, str] | None = None) -> Child:
-        """Start edge `name` on the next port; `token` enrols it where it is not enrolled yet."""
+        """Start edge `name` on the next port; `token` enrols it where it is not enrolled yet. `settings`: other than `ONE_CORE`."""
         if name not in self.edges:
             own = {
                 "EDGE_AGENT_STATE_DIR": str(self.folder / "edges" / name),
@@ -188,7 +192,7 @@ class Platform:
             self.edges[name] = Child(
                 name,
                 (sys.executable, "-m", "edge_agent", "run"),
-                environment=self._environment | own | dict(settings or {}),
+                environment=self._environment | own | dict(ONE_CORE if settings is None else settings),
                 log=self.folder / "logs" / f"{name}.log",
             )
         await self.edges[name].start()

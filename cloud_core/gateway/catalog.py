@@ -115,6 +115,7 @@ class GatewayCatalog:
             outputs=manifest.outputs,
             labels=manifest.labels,
             max_length=manifest.processing.max_length if manifest.task is not TaskKind.TENSOR else 0,
+            batch_invariant=all(each.batch_invariant for each in manifest.variants if variant in ("", each.name)),
         )
 
     def _served_as(self, version: Version) -> tuple[ModelState, str]:

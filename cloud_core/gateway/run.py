@@ -100,10 +100,11 @@ async def run_gateway(
         registry=registry,
         log=log,
         clock=clock,
+        max_body=settings.max_body_bytes,
     )
-    site, grpc = Site(cancel_on_disconnect=True), GrpcSite()
+    site, grpc = Site(cancel_on_disconnect=True, limits=settings.http_limits), GrpcSite()
     await watch.look()
-    faces = build_gateway(parts, grpc.details)
+    faces = build_gateway(parts, lambda: {**grpc.details(), **site.details()})
     port = await site.start(faces.application, host=settings.host, port=settings.gateway_port)
     await grpc.start(faces.grpc, host=settings.host, asked=settings.gateway_grpc_port, http=settings.gateway_port)
     program.task("watch", watch.run)

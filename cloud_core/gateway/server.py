@@ -33,6 +33,7 @@ class Parts(NamedTuple):
     registry: CollectorRegistry
     log: Log
     clock: Clock
+    max_body: int = MAX_BODY
 
 
 class Faces(NamedTuple):
@@ -62,7 +63,7 @@ def build_gateway(parts: Parts, details: Callable[[], Mapping[str, object]] = di
 
     # No catalog: a model somebody published and nobody can load must not take the gateway out of service for the others.
     readiness = Readiness(checks=checks)
-    application = web.Application(middlewares=middlewares(parts.log), client_max_size=MAX_BODY)
+    application = web.Application(middlewares=middlewares(parts.log), client_max_size=parts.max_body)
     application.add_routes(
         health.routes(instance="cloud-core/gateway", registry=parts.registry, readiness=readiness, details=more)
     )
@@ -73,10 +74,13 @@ def build_gateway(parts: Parts, details: Callable[[], Mapping[str, object]] = di
             clock=parts.clock,
             principal_of=parts.access.tenant,
             readiness=readiness,
+            max_body=parts.max_body,
         )
     )
     application.add_routes([web.get("/v1/why/{request_id}", why)])
-    grpc = GrpcPorts(parts.answer, parts.catalog, parts.clock, readiness, parts.access.tenant_in, parts.log)
+    grpc = GrpcPorts(
+        parts.answer, parts.catalog, parts.clock, readiness, parts.access.tenant_in, parts.log, parts.max_body
+    )
     return Faces(application, grpc)
 
 

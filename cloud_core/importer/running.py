@@ -1,7 +1,7 @@
 """ONNX Runtime inside the importer: sessions as a device has them, and one that computes each operator by itself."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -51,8 +51,15 @@ class OtherArithmetic:
         values = self._session.run(None, dict(feeds))
         return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, values, strict=True)}
 
-    def terminate(self) -> None:
+    def sibling(self) -> Self:
+        """Itself: nothing here runs two at once."""
+        return self
+
+    def interrupt(self) -> None:
         """Nothing runs elsewhere."""
+
+    def resume(self) -> None:
+        """Nothing was interrupted."""
 
     def close(self) -> None:
         """Give the memory back."""

@@ -102,21 +102,23 @@ class Reconcile:
         async with read(self._engine) as connection:
             newest = await generations.newest_in(connection, tenant)
             named = await policies.everywhere(connection, tenant)
+            assigned = tuple(
+                Assigned(
+                    group=one.group,
+                    models=tuple(msgspec.convert(one.wanted, tuple[Wish, ...], from_attributes=True)),
+                    policy=one.policy,
+                    limits=one.limits_value,
+                    priority=one.priority,
+                )
+                for one in await assignments.everywhere(connection, tenant)
+            )
+            tuned = any(wish.tuned for each in assigned for wish in each.models)
             return Snapshot(
                 tenant=tenant,
                 epoch=epoch,
                 devices=await presence.enrolled(connection, tenant),
                 memberships=await groups.memberships(connection, tenant),
-                assignments=tuple(
-                    Assigned(
-                        group=one.group,
-                        models=tuple(msgspec.convert(one.wanted, tuple[Wish, ...], from_attributes=True)),
-                        policy=one.policy,
-                        limits=one.limits_value,
-                        priority=one.priority,
-                    )
-                    for one in await assignments.everywhere(connection, tenant)
-                ),
+                assignments=assigned,
                 digests={
                     (one.model, one.version): one.digest
                     for one in await serving.published(connection)
@@ -126,6 +128,7 @@ class Reconcile:
                     name: PolicyDocument(policy=one.policy, revision=one.revision) for name, one in named.items()
                 },
                 held={device: _held(stored) for device, stored in newest.items()},
+                hardware=await presence.hardware_classes(connection, tenant) if tuned else {},
             )
 
     async def _apply(self, steps: Sequence[Step]) -> None:

@@ -14,20 +14,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cloud_core.decide import restart as backoff
 from cloud_core.decide.wanted import ANYWHERE, Version, newest, variant_for, wanted
+from cloud_core.replicas.runtimes import suited
 from cloud_core.store import replicas, serving
 from cloud_core.store.database import read, write
 from shared.bundle.install import collect_bundles, install
-from shared.bundle.manifest import parse_manifest
+from shared.bundle.manifest import Variant, parse_manifest
 from shared.bundle.store import ChunkStore
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.protocol.errors import Corrupt, Refused, TidelineError, Transient
 from shared.protocol.reported import ModelState
+from shared.serving.arrangement import ONNXRUNTIME, OPENVINO, Arrangement
 from shared.serving.engine import Engine
+from shared.serving.trial.run import Trial, try_bundle
+from shared.serving.trial.verdict import Passed, TrialRequest
 
 CONVERGE_S = 1.0
 REPORT_S = 1.5
@@ -45,10 +50,10 @@ class Place(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """The variant preferred, threads of each session, and the runtimes and providers this replica has."""
+    """The variant preferred, how models run here, and the runtimes and providers this replica has."""
 
     variant: str
-    threads: int
+    arrangement: Arrangement
     offers: frozenset[str] = ANYWHERE
 
 
@@ -70,6 +75,7 @@ class LocalReplica:
         log: Log,
         clock: Clock,
         draw: Callable[[], float],
+        trial: Trial = try_bundle,
     ) -> None:
         self._engine = engine
         self._database = database
@@ -78,6 +84,7 @@ class LocalReplica:
         self._log = log
         self._clock = clock
         self._draw = draw
+        self._trial = trial
         self._started_at = clock.wall()
         self._pending: dict[Version, ModelState] = {}
         self._failed: dict[Version, _Failure] = {}
@@ -181,16 +188,14 @@ class LocalReplica:
         data = manifest_text.encode()
         try:
             manifest = parse_manifest(data)
-            variant = variant_for(manifest.variants, self._preference.variant, self._preference.offers).name
+            program = variant_for(manifest.variants, self._preference.variant, self._preference.offers)
+            variant = program.name
             self._enter(version, ModelState.FETCHING)
             store = ChunkStore(self._place.artifacts / version.tenant)
             folder = await asyncio.to_thread(install, data, variant, store, self._place.bundles)
             self._enter(version, ModelState.LOADING)
-            # Not tried in a process of its own first, as a device does: a version exists only once every variant of it passed
-            # the control plane's gate (`cloud_core.models.trial`): run there, or inspected where a trial cannot run it.
-            await self._engine.load(
-                version.tenant, manifest, version.digest, folder, variant, threads=self._preference.threads
-            )
+            arrangement = await self._arranged(version, program, folder)
+            await self._engine.load(version.tenant, manifest, version.digest, folder, variant, arrangement=arrangement)
         except (Refused, Corrupt, Transient) as error:
             self._fail(version, error)
         else:
@@ -198,6 +203,36 @@ class LocalReplica:
         finally:
             self._pending.pop(version, None)
             self._news.set()
+
+    async def _arranged(self, version: Version, program: Variant, folder: Path) -> Arrangement:
+        """How the version is run here; with ONNX Runtime where a trial shows that it cannot be as was asked for.
+
+        With ONNX Runtime it is not tried in a process of its own first, as a device does: a version exists only once every
+        variant of it passed the control plane's gate (`cloud_core.models.trial`): run there, or inspected where it cannot be run.
+        """
+        found = suited(self._preference.arrangement, program)
+        if found.runtime != OPENVINO:
+            return found
+        verdict = await self._trial(
+            TrialRequest(
+                folder=str(folder),
+                variant=program.name,
+                threads=found.threads,
+                runtime=found.runtime,
+                precision=found.precision,
+            )
+        )
+        if isinstance(verdict, Passed):
+            return found
+        self._log.warning(
+            "ONNX Runtime instead of OpenVINO",
+            tenant=version.tenant,
+            model=version.model,
+            version=version.version,
+            code=verdict.code,
+            error=verdict.message,
+        )
+        return suited(replace(found, runtime=ONNXRUNTIME), program)
 
     def _fail(self, version: Version, error: TidelineError) -> None:
         before = self._failed.get(version, _Failure(0, 0.0)).failures

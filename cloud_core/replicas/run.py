@@ -14,12 +14,17 @@ from cloud_core.replicas.server import build_replica, grpc_ports
 from cloud_core.site_stop import stop_site
 from shared.io.clock import Clock
 from shared.io.logs import Log
+from shared.io.memory import Heap, memory_limit
 from shared.io.program import Program
 from shared.io.web import Site
 from shared.serving.answer import Where
+from shared.serving.arrangement import Arrangement
+from shared.serving.decide.footprint import allowance
 from shared.serving.engine import Engine
 from shared.serving.faces.grpc_site import GrpcSite
 from shared.serving.metrics import EngineMetrics
+from shared.serving.recycler import Recycler
+from shared.serving.room import Room
 
 
 async def run_replica(
@@ -43,8 +48,17 @@ async def run_replica(
         The HTTP port, which is another where 0 was asked for. A shutdown waits `drain` seconds for requests in flight.
 
     """
-    engine = Engine(clock=clock, log=log, metrics=EngineMetrics(registry), where=Where.CLOUD, sessions=open_session)
-    site, grpc = Site(cancel_on_disconnect=True), GrpcSite()
+    metrics, heap = EngineMetrics(registry), Heap()
+    allowed = allowance(
+        memory_limit(),
+        heap.resident(),
+        budget=settings.replica_memory_bytes,
+        slack=settings.replica_memory_growth_bytes,
+        processes=settings.replicas,
+    )
+    room = Room(clock=clock, log=log, metrics=metrics.residency, budget=allowed.budget, heap=heap)
+    engine = Engine(clock=clock, log=log, metrics=metrics, where=Where.CLOUD, sessions=open_session, room=room)
+    site, grpc = Site(cancel_on_disconnect=True, limits=settings.http_limits), GrpcSite()
     application = build_replica(
         name,
         engine,
@@ -53,11 +67,19 @@ async def run_replica(
         log=log,
         clock=clock,
         log_inputs=settings.log_inputs,
-        details=grpc.details,
+        details=lambda: {**grpc.details(), **site.details(), "memory": room.story()},
+        max_body=settings.max_body_bytes,
     )
     http_port, grpc_port = ports
     port = await site.start(application, host=settings.replica_host, port=http_port)
-    face = grpc_ports(engine, folder=folder, log=log, clock=clock, log_inputs=settings.log_inputs)
+    face = grpc_ports(
+        engine,
+        folder=folder,
+        log=log,
+        clock=clock,
+        log_inputs=settings.log_inputs,
+        max_body=settings.max_body_bytes,
+    )
     await grpc.start(face, host=settings.replica_host, asked=grpc_port, http=http_port)
     replica = LocalReplica(
         engine,
@@ -65,13 +87,23 @@ async def run_replica(
         place=Place(
             name, settings.replica_url or url_of(settings.replica_host, port), folder / "bundles", settings.artifacts
         ),
-        preference=Preference(settings.replica_variant, settings.replica_threads, offers_here()),
+        preference=Preference(
+            settings.replica_variant,
+            Arrangement(
+                lanes=settings.replica_lanes,
+                threads=settings.replica_threads,
+                runtime=settings.replica_runtime,
+                precision=settings.replica_precision,
+            ),
+            offers_here(),
+        ),
         log=log,
         clock=clock,
         draw=random.SystemRandom().random,
     )
     program.task("converge", replica.converge)
     program.task("report", replica.report)
+    program.task("recycle", Recycler(room, slack=allowed.slack, clock=clock, log=log).tend_forever)
     program.on_stop("leave", replica.leave, timeout=3.0)
     stop_site(program, site, grpc, drain=drain)
     program.on_stop("engine", engine.close)

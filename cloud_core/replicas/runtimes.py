@@ -5,14 +5,19 @@ from pathlib import Path
 
 import msgspec
 import onnxruntime
+from msgspec.structs import replace
 
 from cloud_core.models.inspect_torch import RUNTIME as TORCH
 from shared.bundle.manifest import TensorSpec, Variant
 from shared.protocol.errors import Corrupt, Refusal, Refused
-from shared.serving import versions
+from shared.serving import arrangement as arrangements
+from shared.serving.arrangement import Arrangement
+from shared.serving.sessions import open as sessions
+from shared.serving.sessions.onnx import CPU
+from shared.serving.sessions.open import EXACT
 from shared.serving.sessions.session import Session
 
-__all__ = ["TORCH", "Signature", "offers_here", "open_session", "read_signature", "signature_path"]
+__all__ = ["TORCH", "Signature", "offers_here", "open_session", "read_signature", "signature_path", "suited"]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +52,7 @@ def offers_here() -> frozenset[str]:
     return frozenset({"onnx", "onnxruntime", *onnxruntime.get_available_providers(), *torch})
 
 
-def open_session(path: Path, variant: Variant, threads: int) -> Session:
+def open_session(path: Path, variant: Variant, arrangement: Arrangement) -> Session:
     """The session of a program file; torch is loaded when the first torch program is.
 
     Raises:
@@ -55,7 +60,7 @@ def open_session(path: Path, variant: Variant, threads: int) -> Session:
 
     """
     if variant.runtime != TORCH:
-        return versions.open_session(path, variant, threads)
+        return sessions.open_session(path, variant, arrangement)
     if find_spec("torch") is None:
         raise Refused(
             f"variant {variant.name} needs torch, which this replica does not have",
@@ -66,4 +71,17 @@ def open_session(path: Path, variant: Variant, threads: int) -> Session:
         )
     from cloud_core.replicas.torch_program import TorchProgram  # noqa: PLC0415
 
-    return TorchProgram(path, threads=threads)
+    return TorchProgram(path, threads=arrangement.threads, precision=arrangement.precision or variant.precision)
+
+
+def suited(wanted: Arrangement, variant: Variant) -> Arrangement:
+    """`wanted`, which is said of all models of a replica, as far as it can be said of `variant`."""
+    if variant.runtime == TORCH:
+        return replace(wanted, runtime=arrangements.TORCH)
+    openvino = wanted.runtime == arrangements.OPENVINO and set(variant.requirements.providers) <= set(CPU)
+    exact = openvino and variant.precision == EXACT
+    return replace(
+        wanted,
+        runtime=arrangements.OPENVINO if openvino else arrangements.ONNXRUNTIME,
+        precision=wanted.precision if exact else "",
+    )

@@ -34,6 +34,7 @@ def build_replica(
     clock: Clock,
     log_inputs: bool = False,
     details: Callable[[], Mapping[str, object]] = dict,
+    max_body: int = MAX_BODY,
 ) -> web.Application:
     """The application of replica `name`, which writes to `folder`; `details` is what else `/health` tells."""
 
@@ -41,20 +42,32 @@ def build_replica(
         return await tenant_in(request.headers)
 
     readiness = Readiness(catalog=engine, folder=folder)
-    application = web.Application(middlewares=middlewares(log), client_max_size=MAX_BODY)
+    application = web.Application(middlewares=middlewares(log), client_max_size=max_body)
     application.add_routes(
         health.routes(instance=f"cloud-core/{name}", registry=registry, readiness=readiness, details=details)
     )
     answer = with_inputs_logged(engine, log, on=log_inputs)
-    application.add_routes(http.routes(answer, engine, clock=clock, principal_of=tenant_of, readiness=readiness))
+    application.add_routes(
+        http.routes(
+            answer,
+            engine,
+            clock=clock,
+            principal_of=tenant_of,
+            readiness=readiness,
+            max_body=max_body,
+            early=engine.early,
+        )
+    )
     application.add_routes([load_route(engine)])
     return application
 
 
-def grpc_ports(engine: Engine, *, folder: Path, log: Log, clock: Clock, log_inputs: bool) -> GrpcPorts:
+def grpc_ports(
+    engine: Engine, *, folder: Path, log: Log, clock: Clock, log_inputs: bool, max_body: int = MAX_BODY
+) -> GrpcPorts:
     """What the gRPC face of the same replica is given."""
     answer, readiness = with_inputs_logged(engine, log, on=log_inputs), Readiness(catalog=engine, folder=folder)
-    return GrpcPorts(answer, engine, clock, readiness, tenant_in, log)
+    return GrpcPorts(answer, engine, clock, readiness, tenant_in, log, max_body)
 
 
 async def tenant_in(headers: Mapping[str, str], _: bool = True) -> str:

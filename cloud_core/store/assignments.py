@@ -9,16 +9,21 @@ from cloud_core.store import events, tables
 from cloud_core.store.database import Connection
 from cloud_core.store.rows import changed, columns, every, first, insert, text_of
 from shared.protocol.desired import Limits
+from shared.serving.decide.ways import Way
 
 _T = tables.assignments
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model version a group should run; `variant` None leaves the choice to each device."""
+    """One model version a group should run; `variant` None leaves the choice to each device.
+
+    `tuned`, by hardware class: how it was found to run best on devices of that class, which then need not measure it.
+    """
 
     name: str
     version: str
     variant: str | None = None
+    tuned: dict[str, Way] = {}
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

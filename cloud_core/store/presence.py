@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from cloud_core.store import events, tables
 from cloud_core.store.database import Connection
 from cloud_core.store.rows import changed, columns, every
+from shared.protocol.reported import Hardware
 
 _T = tables.devices
 ONLINE, LOST = "online", "lost"
@@ -53,6 +54,13 @@ async def reports(connection: Connection, tenant: str) -> dict[str, str]:
     )
     rows = await connection.execute(sa.select(_T.c.device, _T.c.reported).where(own))
     return {device: text for device, text in rows.all()}  # noqa: C416 - typed rows are no pairs to dict()
+
+
+async def hardware_classes(connection: Connection, tenant: str) -> dict[str, str]:
+    """The hardware class of every enrolled device of a tenant that said what it is."""
+    own = sa.and_(_T.c.tenant == tenant, _T.c.deleted_at.is_(None), _T.c.hardware.is_not(None))
+    rows = await connection.execute(sa.select(_T.c.device, _T.c.hardware).where(own))
+    return {device: msgspec.json.decode(text, type=Hardware).hardware_class for device, text in rows.all()}
 
 
 async def heard(connection: Connection, names: Collection[tuple[str, str]], *, now: float) -> None:

@@ -10,19 +10,21 @@ Invariants:
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
 
 from edge_agent.control.applied import PolicyHolder
+from edge_agent.control.arrangements import Arrangements
 from edge_agent.control.errand import Errands
 from edge_agent.control.host import Disk, ModelHost
 from edge_agent.control.progress import Standing, report_of
 from edge_agent.control.state import Slot
 from edge_agent.control.stepper import Stepper
 from edge_agent.control.trust import Trust, check_newer
+from edge_agent.decide.keeping import keeps
 from edge_agent.decide.steps import Done, GiveUp, Install, Load, Observed, Step, Swap, active_versions, next_step
 from edge_agent.decide.variants import Device
 from shared.io.clock import Clock
@@ -61,21 +63,27 @@ class Converger:
         host: ModelHost,
         holder: PolicyHolder,
         device: Device,
+        arrangements: Arrangements,
         clock: Clock,
         log: Log,
         draw: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
         isolation: Isolation | None = None,
+        pinned: Collection[str] = (),
     ) -> None:
         """`changed` is called whenever `report` would say something new; `draw` gives a number from [0, 1).
 
-        `isolation` is only told: what keeps models off the network while they are tried.
+        `isolation` is only told: what keeps models off the network while they are tried. `pinned`: names of models that are
+        never put out of memory.
         """
         self.refused: dict[str, int] = {}
         """Generations that were not accepted, counted by the code of the refusal."""
         self._trust = trust
         self._state = disk.state
-        self._stepper = Stepper(trust.tenant, disk, errands, host, device, clock=clock, log=log)
+        self._stepper = Stepper(
+            trust.tenant, disk, errands, host=host, device=device, measured=arrangements.advised, clock=clock, log=log
+        )
+        self._arrangements = arrangements
         self._host = host
         self._holder = holder
         self._clock = clock
@@ -83,6 +91,7 @@ class Converger:
         self._draw = draw
         self._changed = changed
         self._isolation = isolation
+        self._pinned = frozenset(pinned)
         self._accepting = asyncio.Lock()
         self._news = asyncio.Event()
         self._target: _Target | None = None
@@ -123,6 +132,7 @@ class Converger:
     async def start_from_disk(self) -> None:
         """Answer with what is on disk: the applied generation, else the one before it, else what is left of the first."""
         await self._stepper.recover()
+        await self._arrangements.refresh()
         self._applied = await self._kept(Slot.APPLIED)
         self._previous = await self._kept(Slot.PREVIOUS)
         accepted = await self._kept(Slot.ACCEPTED)
@@ -170,13 +180,18 @@ class Converger:
             else:
                 failed = 0
 
+    def look_again(self) -> None:
+        """What is loaded changed by itself: converge anew."""
+        self._news.set()
+
     def report(self) -> Reported:
         """The whole state of this device; epoch, sequence number and time are the link's."""
         target = self._target.generation if self._target is not None else None
         listed = self._host.models(self._trust.tenant)
         current, now = self._holder.generation, self._clock.wall()
         report = report_of(target, current, listed, self._standing, self._refusal, now=now)
-        return msgspec.structs.replace(report, isolation=self._isolation)
+        tuned = self._arrangements.upstream({model.digest for model in report.models})
+        return msgspec.structs.replace(report, isolation=self._isolation, tuned=tuned)
 
     async def _advance(self, target: _Target) -> _Round:
         """One round: one step at the most."""
@@ -189,7 +204,8 @@ class Converger:
             case GiveUp():
                 self._log.error("generation given up", reason=step.reason.value, digest=step.digest, error=step.error)
                 error = f"{step.reason.value}: {step.error}"
-                failed = frozenset({step.digest})
+                failed, current = frozenset({step.digest}), self._holder.generation
+                self._host.bound(None if current is None else current.limits.memory_bytes)
                 self._stand(Standing(convergence=Convergence.FAILED, failed=failed, error=error))
             case Swap():
                 await self._swap(target)
@@ -202,6 +218,7 @@ class Converger:
         self._take_over(target.generation)
         if self._applied is None or self._applied.order != target.generation.order:
             self._previous, self._applied = self._applied, target.generation
+        self._arrangements.news.set()
         self._log.info("generation swapped in", epoch=target.generation.epoch, number=target.generation.number)
 
     def _take_over(self, generation: Generation) -> None:
@@ -209,6 +226,8 @@ class Converger:
         ready = self._stepper.ready()
         versions = {name: version for name, version in active_versions(generation).items() if (name, version) in ready}
         self._host.activate(self._trust.tenant, versions)
+        self._host.hold(self._trust.tenant, keeps(generation, self._pinned))
+        self._host.bound(generation.limits.memory_bytes)
         self._holder.set(generation)
         self._changed()
 
@@ -218,6 +237,8 @@ class Converger:
 
     async def _attempt(self, generation: Generation, step: Step, *, booting: bool = False) -> bool:
         self._stand(Standing(step=step, error=self._standing.error))
+        # What is loaded now is loaded within the limits of the generation it is for.
+        self._host.bound(generation.limits.memory_bytes)
         error = await self._stepper.attempt(generation, step, progress=self._progress, news=self._news, booting=booting)
         self._stand(Standing(step=step, error=error))
         return error is None

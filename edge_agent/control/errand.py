@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk, ModelHost
-from edge_agent.control.trials import Trials
+from edge_agent.control.loading import Loader, Version
 from edge_agent.decide.steps import Collect, Failure, Fetch, Install, Load, Step, Unload, subject
 from shared.bundle import install as bundles
 from shared.bundle.chunks import missing
@@ -28,16 +28,12 @@ class Seen(NamedTuple):
 class Errands:
     """Runs steps; knows nothing of what comes next."""
 
-    def __init__(
-        self, tenant: str, disk: Disk, fetcher: Fetcher, host: ModelHost, trials: Trials, *, threads: int = 1
-    ) -> None:
-        """`threads` is the agent's own setting, where a generation leaves it."""
+    def __init__(self, tenant: str, disk: Disk, fetcher: Fetcher, host: ModelHost, loader: Loader) -> None:
         self._tenant = tenant
         self._disk = disk
         self._fetcher = fetcher
         self._host = host
-        self._trials = trials
-        self._threads = threads
+        self._loader = loader
 
     async def run(self, step: Step, limits: Limits, *, progress: Callable[[int, int], None]) -> None:
         """Do `step`, whole or not at all.
@@ -124,10 +120,8 @@ class Errands:
             # Away with it: the next observation sees that it must be installed again, from chunks that still verify.
             await asyncio.to_thread(bundles.remove, folder)
             raise
-        threads = limits.threads or self._threads
-        # What kills a process kills another one than this; what passed once is not tried again.
-        await self._trials.require(digest, variant, folder, threads=threads)
-        await self._host.load(self._tenant, found.manifest, digest, folder, variant, threads=threads)
+        version = Version(found.manifest, digest, folder, variant)
+        await self._loader.load(self._tenant, version, told=step.model.arrangement, limits=limits)
 
     def _collect(self, step: Collect) -> None:
         for digest, variant in step.bundles:

@@ -5,14 +5,14 @@ durable before the next decision is taken, so that a crash in between does not g
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from edge_agent.control.errand import Errands, named
 from edge_agent.control.host import Disk, ModelHost
 from edge_agent.decide.steps import Fetch, Loaded, Observed, Step
-from edge_agent.decide.variants import Device
+from edge_agent.decide.variants import Device, advice
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.protocol.desired import Generation
@@ -27,9 +27,20 @@ class Stepper:
     """Observes and does; decides nothing."""
 
     def __init__(
-        self, tenant: str, disk: Disk, errands: Errands, host: ModelHost, device: Device, *, clock: Clock, log: Log
+        self,
+        tenant: str,
+        disk: Disk,
+        errands: Errands,
+        *,
+        host: ModelHost,
+        device: Device,
+        measured: Callable[[], Mapping[str, str]],
+        clock: Clock,
+        log: Log,
     ) -> None:
+        """`measured` gives the variants that were found best on this device, by digest."""
         self._tenant = tenant
+        self._measured = measured
         self._disk = disk
         self._errands = errands
         self._host = host
@@ -41,6 +52,11 @@ class Stepper:
         """How far things are; `current` answers, `kept` stay on disk."""
         seen = await asyncio.to_thread(self._errands.look, [desired, *kept])
         bounds = [bound for bound in (self._device.memory_bytes, desired.limits.memory_bytes) if bound is not None]
+        loaded = {
+            (entry.name, entry.version): Loaded(digest=entry.digest, variant=entry.variant, state=entry.state)
+            for entry in self._host.models(self._tenant)
+        }
+        running = {each.digest: each.variant for each in loaded.values()}
         return Observed(
             device=msgspec.structs.replace(self._device, memory_bytes=min(bounds, default=None)),
             current=current,
@@ -48,11 +64,9 @@ class Stepper:
             manifests=seen.manifests,
             chunks=seen.chunks,
             installed=seen.installed,
-            loaded={
-                (entry.name, entry.version): Loaded(digest=entry.digest, variant=entry.variant, state=entry.state)
-                for entry in self._host.models(self._tenant)
-            },
+            loaded=loaded,
             failures=seen.failures,
+            advised=advice(self._measured(), running=running, installed=seen.installed),
         )
 
     def ready(self) -> frozenset[tuple[str, str]]:

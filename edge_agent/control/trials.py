@@ -14,8 +14,10 @@ from shared.io.durable import write_durably
 from shared.io.logs import Log
 from shared.protocol.errors import Transient
 from shared.protocol.reported import Isolation
+from shared.serving.arrangement import ONNXRUNTIME, Arrangement
 from shared.serving.trial.run import Trial, isolation_here, passed, try_bundle
 from shared.serving.trial.verdict import Passed, TrialLimits, TrialRequest
+from shared.serving.tuning.machine import version_of
 
 FILE = "trials.json"
 MAX_KEPT = 256
@@ -44,20 +46,28 @@ class Trials:
         if self._file is not None:
             self._passes = _kept(self._file, runtime)
 
-    async def require(self, digest: str, variant: str, folder: Path, *, threads: int) -> None:
-        """Return when this version may be loaded: it passed before, or it passes now.
+    async def require(self, digest: str, variant: str, folder: Path, *, arrangement: Arrangement) -> None:
+        """Return when this version may be loaded: it passed before, on the same runtime, or it passes now.
 
         Raises:
             Corrupt: it did not pass; `code` and message say how it failed.
             Transient: it cannot be tried now.
 
         """
-        if (digest, variant) in self._passes.passed:
+        key = (digest, variant if arrangement.runtime == ONNXRUNTIME else f"{variant}+{_other(arrangement)}")
+        if key in self._passes.passed:
             return
-        request = TrialRequest(folder=str(folder), variant=variant, limits=self.limits, threads=threads)
+        request = TrialRequest(
+            folder=str(folder),
+            variant=variant,
+            limits=self.limits,
+            threads=arrangement.threads,
+            runtime=arrangement.runtime,
+            precision=arrangement.precision,
+        )
         found: Passed = passed(await self.trial(request))
         self._log.info("trial passed", digest=digest, variant=variant, isolation=found.isolation, unrun=found.unrun)
-        await self._remember((digest, variant))
+        await self._remember(key)
 
     async def isolation(self) -> Isolation:
         """What keeps trials off the network here."""
@@ -77,6 +87,11 @@ class Trials:
         except OSError as error:
             # Serving matters more than the memory: without it there is one more trial.
             self._log.warning("a passed trial is not remembered", error=str(error))
+
+
+def _other(arrangement: Arrangement) -> str:
+    """What runs a program that ONNX Runtime does not, with its version: `Passes.runtime` tells nothing of it."""
+    return "-".join((arrangement.runtime, version_of(arrangement.runtime), arrangement.precision))
 
 
 def _kept(file: Path, runtime: str) -> Passes:

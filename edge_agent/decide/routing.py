@@ -4,15 +4,17 @@ Invariants:
 
 * a request with a privacy tag never leaves the device, in any mode, at a first attempt, a fall-back or an escalation;
 * mode `local-only` never names the cloud, and `cloud-only` never the device;
-* saturation is nothing but predicted completion against the deadline that is left, so one request may fit where another does not;
-* where one place alone may answer, it is asked: its own admission sheds what must be shed.
+* saturation is predicted completion against the deadline that is left, so one request may fit where another does not, or the
+  device's own limit, past which it lets nothing in;
+* where one place alone may answer, it is asked: its own admission sheds what must be shed;
+* a kept answer stands in for one the policy would let stand, or, where the policy says so, for none at all.
 """
 
 from enum import StrEnum
 
 import msgspec
 
-from shared.protocol.policy import Mode, Rules
+from shared.protocol.policy import Mode, OnOverload, Rules
 
 LOCAL_ONLY_TAG = "local-only"
 """The tag that every policy honours (contract, section 3, `X-Tideline-Privacy`)."""
@@ -39,6 +41,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     CONFIDENT = "confident"
     LOW_CONFIDENCE = "low-confidence"
+    CACHE_HIT = "cache-hit"
+    NOBODY_ANSWERED = "nobody-answered"
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +53,14 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the device predicts for this very request, in seconds: the wait for its turn, and its own compute."""
+    """What the device predicts for this very request, in seconds: the wait for its turn, and its own compute.
+
+    `full`: as much of this model is under way as may be, and the device lets nothing more of it in now.
+    """
 
     expected_wait: float
     service: float
+    full: bool = False
 
     @property
     def completion(self) -> float:
@@ -97,6 +105,12 @@ class Cloud(msgspec.Struct, frozen=True):
     reason: Reason
 
 
+class Cached(msgspec.Struct, frozen=True):
+    """Give the answer that was kept for the same input."""
+
+    reason: Reason
+
+
 class Refuse(msgspec.Struct, frozen=True):
     """Nobody answers it now; `retry_after` in seconds where waiting can help."""
 
@@ -128,7 +142,22 @@ def is_private(ask: Ask, rules: Rules) -> bool:
     return bool(ask.privacy) and (LOCAL_ONLY_TAG in ask.privacy or not ask.privacy.isdisjoint(rules.privacy_tags))
 
 
-def route(ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *, now: float) -> Local | Cloud | Refuse:
+def at_once(ask: Ask, confidence: float | None, rules: Rules, *, now: float) -> Cached | None:
+    """Whether a kept answer is given before anybody is asked; None where somebody is.
+
+    It must be one the policy would let stand if the device gave it now: a cascade asks the cloud about those it is unsure of.
+    `confidence` is the least of the kept answer's, None where it has none.
+    """
+    if rules.cache_bytes is None or rules.kept_bytes == 0 or ask.deadline <= now:
+        return None
+    if rules.mode is Mode.CASCADE and rules.confidence_below is not None and confidence is not None:
+        return Cached(Reason.CACHE_HIT) if confidence >= rules.confidence_below else None
+    return Cached(Reason.CACHE_HIT)
+
+
+def route(
+    ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *, now: float, kept: bool = False
+) -> Local | Cloud | Cached | Refuse:
     """Where the request is answered first.
 
     Args:
@@ -137,6 +166,7 @@ def route(ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *
         cloud: what is known of the cloud.
         rules: the policy for this model.
         now: monotonic seconds, the clock of `ask.deadline`.
+        kept: whether an answer to the same input was kept, of whatever age and confidence.
 
     """
     left = ask.deadline - now
@@ -152,7 +182,11 @@ def route(ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *
         return Cloud(Reason.MODE) if barred is None else Refuse(barred, cloud.retry_in)
     if local is None:
         return Cloud(Reason.LOCAL_ABSENT) if barred is None else Refuse(barred, cloud.retry_in)
-    return _weigh(local, cloud, rules, left=left, barred=barred)
+    verdict = _weigh(local, cloud, rules, left=left, barred=barred)
+    # `smaller-model` sheds: there is none to be had yet.
+    if isinstance(verdict, Refuse) and after_everyone(rules, kept=kept) is not None:
+        return Cached(verdict.reason)
+    return verdict
 
 
 def after_local(ask: Ask, confidence: float | None, cloud: CloudState, rules: Rules, *, now: float) -> Keep | Escalate:
@@ -194,23 +228,29 @@ def after_cloud_failure(ask: Ask, local: LocalState | None, rules: Rules, *, now
     return Local(Reason.CLOUD_FAILED)
 
 
+def after_everyone(rules: Rules, *, kept: bool) -> Cached | None:
+    """Whether a kept answer is given after whoever was asked had no room or ran late; None where the caller is told so."""
+    wanted = kept and rules.kept_bytes > 0 and rules.on_overload is OnOverload.CACHED
+    return Cached(Reason.NOBODY_ANSWERED) if wanted else None
+
+
 def _weigh(
     local: LocalState, cloud: CloudState, rules: Rules, *, left: float, barred: Reason | None
 ) -> Local | Cloud | Refuse:
     if barred is None and not cloud.admitted:
         barred = Reason.CLOUD_SATURATED
     here, there = local.completion, cloud.completion
-    local_late, cloud_late = here >= left, there >= left
+    local_late, cloud_late = local.full or here >= left, there >= left
     if rules.mode is Mode.FASTEST and barred is None and cloud.estimate is not None and not cloud_late:
-        if there < here:
+        if local.full or there < here:
             return Cloud(Reason.CLOUD_FASTER)
         return Local(Reason.LOCAL_FASTER)
     if not local_late:
         return Local(barred if barred is not None and rules.mode is Mode.FASTEST else Reason.LOCAL_MEETS_DEADLINE)
     if barred is None and not cloud_late:
         return Cloud(Reason.LOCAL_SATURATED)
-    # `cached` and `smaller-model` shed where there is neither: nothing else can be given.
-    return Refuse(Reason.BOTH_LATE if barred is None else barred, max(here - left, 0.0))
+    wait = max(here - left, local.expected_wait if local.full else 0.0)
+    return Refuse(Reason.BOTH_LATE if barred is None else barred, wait)
 
 
 def _barred(cloud: CloudState, rules: Rules) -> Reason | None:

@@ -133,7 +133,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
     `current` answers in this process; `kept` are digests whose bundles stay on disk besides those desired (of the applied and
     the previous generation). `manifests` are those held, of desired and kept digests. `chunks` are all digests in the
-    chunk store, manifests included. `loaded` is by (name, version), `failures` by `subject`.
+    chunk store, manifests included. `loaded` is by (name, version), `failures` by `subject`. `advised` are the variants that were
+    measured best here, by digest, as far as choosing them costs nothing.
     """
 
     device: Device
@@ -144,6 +145,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     installed: frozenset[tuple[str, str]] = frozenset()
     loaded: Mapping[tuple[str, str], Loaded] = {}
     failures: Mapping[str, Failure] = {}
+    advised: Mapping[str, str] = {}
 
 
 def next_step(desired: Generation, observed: Observed) -> Step:
@@ -158,7 +160,7 @@ def next_step(desired: Generation, observed: Observed) -> Step:
         if (manifest.name, manifest.version) != (model.name, model.version):
             error = f"{model.name} {model.version} names the manifest of {manifest.name} {manifest.version}"
             return _give_up(Why.MISMATCH, model, error, desired, observed)
-    variants = choose_variants(desired.models, observed.manifests, observed.device)
+    variants = choose_variants(desired.models, observed.manifests, observed.device, observed.advised)
     if isinstance(variants, tuple):
         model, unfit = variants
         return _give_up(Why.UNFIT, model, f"{unfit.reason}: {unfit.detail}", desired, observed)

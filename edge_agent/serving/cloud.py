@@ -21,6 +21,7 @@ MODELS = 64
 """Models whose estimates are kept; the one unused for longest goes."""
 PATIENCE_S = 0.25
 """A caller with less time than this does not speak for the cloud's health."""
+NO_CLOUD = CloudState(permitted=False)
 
 
 class CloudTarget:
@@ -60,10 +61,12 @@ class CloudTarget:
 
     def state(self, model: str, rules: Rules) -> CloudState:
         """A snapshot for one decision about `model`."""
+        if not self._exists:
+            return NO_CLOUD
         now, wall = self._clock.monotonic(), self._clock.wall()
         told = offload(self._pressure, model, wall=wall, u=self._draw())
         return CloudState(
-            permitted=self._exists and breakers.permits(self._breaker, now=now),
+            permitted=breakers.permits(self._breaker, now=now),
             estimate=estimates.predicted(self._estimates.get(model), now=now),
             announced_wait=told.wait,
             admitted=told.admitted and windows.has_room(self._window, self._outstanding),

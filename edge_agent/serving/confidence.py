@@ -1,12 +1,14 @@
 """How sure an answer is of itself: what a cascade compares with the policy's threshold."""
 
-from shared.serving.answer import Entities, Label, Relations, Response
+from collections.abc import Sequence
+
+from shared.serving.answer import Entities, Label, Relations, Result
 
 
-def confidence_of(response: Response) -> float | None:
-    """The least confidence among the answer's results; None where a result has none."""
+def confidence_of(results: Sequence[Result]) -> float | None:
+    """The least confidence among an answer's results; None where a result has none."""
     scores: list[float] = []
-    for result in response.results:
+    for result in results:
         match result:
             case Label():
                 scores.append(result.score)

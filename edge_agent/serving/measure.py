@@ -29,9 +29,12 @@ class Measurements:
 
     def consider(self, request: Request, local: LocalState | None, *, now: float) -> None:
         """Measure `request` where nothing waits and it seems to be late all the same."""
-        if local is None or local.expected_wait > 0.0 or request.deadline is None or now < self._next_at:
+        if local is None or request.deadline is None or now + local.completion < request.deadline:
             return
-        if now + local.completion < request.deadline or (self._running is not None and not self._running.done()):
+        if request.version is not None:
+            # What it would have waited for may be a load: the next request finds it done.
+            self._engine.wish(request.tenant, request.model, request.version)
+        if local.expected_wait > 0.0 or now < self._next_at or (self._running is not None and not self._running.done()):
             return
         unhurried = msgspec.structs.replace(request, deadline=None)
         self._running = asyncio.create_task(self._measure(unhurried), name="measure")

@@ -38,6 +38,7 @@ class _Parameters(msgspec.Struct):
     task: TaskKind
     variant: str = ""
     digest: str = ""
+    batch_invariant: bool = True
 
 
 class _Metadata(msgspec.Struct):
@@ -115,6 +116,7 @@ class Reach:
             reason=REASON,
             inputs=told.inputs,
             outputs=told.outputs,
+            batch_invariant=told.parameters.batch_invariant,
         )
 
     async def _ask(self, gateway: Gateway, method: str, path: str, into: type[T], *, body: bytes | None = None) -> T:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from edge_agent.decide.routing import Reason
 from shared.protocol.errors import Overloaded, Refused, TidelineError, Transient, Unavailable
 from shared.serving.catalog import Listed, pick
+from shared.serving.decide.admission import spread
 
-LEAST_S = 0.05
 LATER_S = 1.0
 
 
-def error_of(reason: Reason, retry_after: float | None, *, local: bool) -> TidelineError:
-    """The error; `local` says whether the device could answer but for its load."""
-    later = max(LEAST_S, LATER_S if retry_after is None else retry_after)
+def error_of(reason: Reason, retry_after: float | None, *, local: bool, u: float) -> TidelineError:
+    """The error; `local` says whether the device could answer but for its load, `u`, from [0, 1), spreads those who come back."""
+    later = spread(LATER_S if retry_after is None else retry_after, u=u)
     match reason:
         case Reason.EXPIRED:
             return Transient("the deadline passed before anything was done", why=Unavailable.DEADLINE)

@@ -1,6 +1,9 @@
 """One request on its way: what was known, what was decided, who was asked, and how it ended."""
 
-from edge_agent.decide.routing import Ask, Cloud, CloudState, Local, LocalState, Reason, Refuse, is_private
+import msgspec
+
+from edge_agent.decide.routing import Ask, Cached, Cloud, CloudState, Local, LocalState, Reason, Refuse, is_private
+from edge_agent.serving.kept_answers import Lookup
 from edge_agent.serving.why import Attempt, Prediction, Why
 from shared.protocol.desired import Generation
 from shared.protocol.errors import TidelineError
@@ -12,7 +15,10 @@ UNKNOWN = "unknown"
 
 
 class Trip:
-    """Lives as long as its request. `known`: the device serves the model, so its name may be a label."""
+    """Lives as long as its request.
+
+    `known`: the device serves the model, so its name may be a label. `lookup`: its place among kept answers, where it has one.
+    """
 
     def __init__(
         self,
@@ -31,18 +37,26 @@ class Trip:
         self.began = began
         self.known = known
         self.local: LocalState | None = None
-        self.verdict: Local | Cloud | Refuse = Refuse(Reason.EXPIRED)
+        self.lookup: Lookup | None = None
+        self.verdict: Local | Cloud | Cached | Refuse = Refuse(Reason.EXPIRED)
         self.attempts: list[Attempt] = []
         self.failure: TidelineError | None = None
         self._at = at
         self._generation = generation
         self._cloud: CloudState | None = None
         self._breaker = ""
+        self._where: str | None = None
+        self._outcome = ""
 
     def decided(
-        self, verdict: Local | Cloud | Refuse, local: LocalState | None, cloud: CloudState, *, breaker: str
+        self,
+        verdict: Local | Cloud | Cached | Refuse,
+        local: LocalState | None,
+        cloud: CloudState | None,
+        *,
+        breaker: str,
     ) -> None:
-        """The first decision, with what it was made from."""
+        """The first decision, with what it was made from; `cloud` is None where it was not looked at."""
         self.verdict = verdict
         self.local = local
         self._cloud = cloud
@@ -56,6 +70,8 @@ class Trip:
                 return "local"
             case Cloud():
                 return "cloud"
+            case Cached():
+                return "cache"
             case Refuse():
                 return NOWHERE
 
@@ -65,7 +81,13 @@ class Trip:
             Attempt(where=where, reason=reason.value, outcome=outcome, ms=round(seconds * 1e3, 3), error=error)
         )
 
-    def story(self, *, where: str | None, outcome: str) -> Why:
+    def ended(self, *, where: str | None, outcome: str) -> None:
+        """It is over; what was asked is forgotten, since stories are kept long after."""
+        self._where, self._outcome = where, outcome
+        self.request = msgspec.structs.replace(self.request, texts=None, tensors=None, parameters={})
+        self.lookup = self.failure = None
+
+    def story(self) -> Why:
         """All of it, for `GET /v1/why`."""
         cloud, local, generation = self._cloud or CloudState(permitted=False), self.local, self._generation
         deadline = self.ask.deadline - self.began
@@ -93,8 +115,8 @@ class Trip:
                 policy_age_s=round(cloud.policy_age, 3),
             ),
             attempts=tuple(self.attempts),
-            where=where,
-            outcome=outcome,
+            where=self._where,
+            outcome=self._outcome,
         )
 
 

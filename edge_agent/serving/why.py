@@ -1,5 +1,7 @@
 """Why a request went where it went: a bounded ring of decisions, and `GET /v1/why/{request_id}`."""
 
+from typing import Protocol
+
 import msgspec
 from aiohttp import web
 
@@ -55,19 +57,31 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
 
 
+class Told(Protocol):
+    """Something that ended and can be told of."""
+
+    def story(self) -> Why:
+        """All of it."""
+        ...
+
+
 class WhyRing:
-    """The newest decisions by request id; one id that comes again replaces its older story."""
+    """The newest decisions by request id; one id that comes again replaces its older story.
+
+    Told when somebody asks: nearly nobody does, and writing a story takes longer than a decision.
+    """
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._stories: Stories[str, Why] = Stories(kept)
+        self._stories: Stories[str, Told] = Stories(kept)
 
-    def add(self, why: Why) -> None:
+    def add(self, request_id: str, told: Told) -> None:
         """Remember one story; the oldest goes."""
-        self._stories.remember(why.request_id, why)
+        self._stories.remember(request_id, told)
 
     def get(self, request_id: str) -> Why | None:
         """The story of a request, while it is kept."""
-        return self._stories.get(request_id)
+        told = self._stories.get(request_id)
+        return None if told is None else told.story()
 
     def find(self, request_id: str) -> Why:
         """The story of a request.
@@ -76,7 +90,7 @@ class WhyRing:
             Refused: not known, or not any more.
 
         """
-        return self._stories.find(request_id, request_id)
+        return self._stories.find(request_id, request_id).story()
 
 
 def add_routes(app: web.Application, ring: WhyRing) -> None:

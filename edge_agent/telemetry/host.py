@@ -1,16 +1,15 @@
 """How the device is doing, and what it is; psutil reads files and may block, so callers sample off the event loop."""
 
+import asyncio
 import hashlib
 import platform
 from pathlib import Path
 
 import psutil
 
+from shared.io.processor import processor
 from shared.protocol.reported import Hardware
 from shared.protocol.telemetry import Host
-
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-"""CPU features that decide which variant runs well."""
 
 
 class HostSampler:
@@ -35,7 +34,7 @@ class HostSampler:
 
 def hardware() -> Hardware:
     """What this device is. Equal classes have measurements that compare: same architecture, model, features and cores."""
-    features, model = _cpu()
+    model, features = processor()
     machine, cpus = platform.machine() or "unknown", psutil.cpu_count(logical=True) or 1
     kind = hashlib.sha256("|".join((machine, model, *features)).encode()).hexdigest()[:8]
     return Hardware(
@@ -47,19 +46,13 @@ def hardware() -> Hardware:
     )
 
 
-def _cpu() -> tuple[tuple[str, ...], str]:
-    """Features that matter, and the model's name, where Linux tells them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return (), platform.processor()
-    facts = {
-        name.strip(): value.strip()
-        for line in text.split("\n\n", 1)[0].splitlines()
-        for name, _, value in (line.partition(":"),)
-    }
-    known = set((facts.get("flags") or facts.get("Features") or "").split())
-    return tuple(name for name in FEATURES if name in known), facts.get("model name", "")
+async def processor_used(seconds: float = 1.0) -> float:
+    """The share of the processor anybody uses during the next `seconds`, 0 to 1."""
+    before = psutil.cpu_times()
+    await asyncio.sleep(seconds)
+    after = psutil.cpu_times()
+    passed = sum(after) - sum(before)
+    return 1.0 - (after.idle - before.idle) / passed if passed > 0.0 else 0.0
 
 
 def _temperature() -> float | None:

@@ -7,8 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from edge_agent.decide.breaker import State
 from edge_agent.decide.routing import Reason
+from edge_agent.decide.shadow import Result
 from shared.io.mqtt import Outcome
 from shared.io.process_metrics import ProcessMetrics
+from shared.io.tallies import Counts
 from shared.protocol.desired import Order
 from shared.protocol.reported import Reported
 
@@ -20,7 +22,7 @@ class AgentMetrics:
 
     def __init__(self, registry: CollectorRegistry, *, breaker: Callable[[], State]) -> None:
         """`breaker` tells its state whenever metrics are read."""
-        self._routes = Counter(
+        self._routes = Counts(
             "tideline_route", "Requests by the place routing chose, and why", ("where", "reason"), registry=registry
         )
         self._dropped = Counter(
@@ -30,6 +32,12 @@ class AgentMetrics:
             "tideline_mqtt_messages",
             "Messages received, by topic and what became of them",
             ("topic", "outcome"),
+            registry=registry,
+        )
+        self._shadows = Counter(
+            "tideline_shadow",
+            "Copies for a shadow version, by whether it said the same, and why not",
+            ("model", "version", "result", "reason"),
             registry=registry,
         )
         self._watched: tuple[Order, float | None] | None = None
@@ -58,6 +66,10 @@ class AgentMetrics:
     def routed(self, where: str, reason: Reason) -> None:
         """One decision."""
         self._routes.labels(where, reason.value).inc()
+
+    def shadowed(self, model: str, version: str, result: Result, reason: str) -> None:
+        """One copy ended."""
+        self._shadows.labels(model, version, result.value, reason).inc()
 
     def dropped(self, reason: str, count: int) -> None:
         """Telemetry samples were lost."""

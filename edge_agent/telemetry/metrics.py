@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from shared.protocol.telemetry import Histogram, RequestCount, bucket_of
+from shared.protocol.telemetry import Histogram, RequestCount, ShadowCount, bucket_of
 
 MOST_KEYS = 512
 """Distinct kinds of outcome in one interval; what is beyond is counted under `OTHER`, so nothing grows without bound."""
@@ -16,6 +16,15 @@ class Key(NamedTuple):
     version: str
     where: str
     outcome: str
+    reason: str
+
+
+class ShadowKey(NamedTuple):
+    """Copies for a shadow version that ended alike."""
+
+    model: str
+    version: str
+    result: str
     reason: str
 
 
@@ -34,6 +43,7 @@ class Interval:
     def __init__(self) -> None:
         self._tallies: dict[Key, _Tally] = {}
         self._shed: dict[str, int] = {}
+        self._shadows: dict[ShadowKey, int] = {}
 
     def request(self, key: Key, seconds: float) -> None:
         """One request ended after `seconds`."""
@@ -50,6 +60,17 @@ class Interval:
     def shed(self, reason: str) -> None:
         """One request was turned away."""
         self._shed[reason] = self._shed.get(reason, 0) + 1
+
+    def shadowed(self, key: ShadowKey) -> None:
+        """One copy ended."""
+        if key not in self._shadows and len(self._shadows) >= MOST_KEYS:
+            key = ShadowKey(OTHER, OTHER, key.result, OTHER)
+        self._shadows[key] = self._shadows.get(key, 0) + 1
+
+    def take_shadows(self) -> tuple[ShadowCount, ...]:
+        """Copies since the last call."""
+        shadows, self._shadows = self._shadows, {}
+        return tuple(ShadowCount(**key._asdict(), count=count) for key, count in shadows.items())
 
     def take(self) -> tuple[tuple[RequestCount, ...], dict[str, int]]:
         """Everything since the last call, requests and shed counts; a new interval begins."""

@@ -65,12 +65,20 @@ class Uplink:
         """Close the running interval and spool it."""
         host = await asyncio.to_thread(self._host.sample)
         requests, shed = self._interval.take()
+        shadows = self._interval.take_shadows()
         began, self._began = self._began, self._clock.wall()
         ended = self._began
 
         def make(seq: int, dropped: dict[str, int]) -> Sample:
             return Sample(
-                seq=seq, started_at=began, ended_at=ended, host=host, requests=requests, shed=shed, dropped=dropped
+                seq=seq,
+                started_at=began,
+                ended_at=ended,
+                host=host,
+                requests=requests,
+                shed=shed,
+                dropped=dropped,
+                shadows=shadows,
             )
 
         try:

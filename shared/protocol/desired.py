@@ -12,6 +12,7 @@ import msgspec
 from shared.protocol.envelope import decoded
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.policy import Policy
+from shared.serving.arrangement import Arrangement
 
 KIND = "desired"
 
@@ -24,12 +25,17 @@ class Order(NamedTuple):
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
-    """A model version to run. `digest` is its manifest's; `variant` None lets the device pick by its capabilities."""
+    """A model version to run. `digest` is its manifest's; `variant` None lets the device pick by its capabilities.
+
+    `arrangement`: how it was found to run best on devices like this one; None lets the device measure. What the device cannot do, it
+    does not follow.
+    """
 
     name: str
     version: str
     digest: str
     variant: str | None = None
+    arrangement: Arrangement | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

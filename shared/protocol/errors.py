@@ -22,6 +22,7 @@ class Refusal(StrEnum):
     CONFLICT = "conflict"
     PRECONDITION = "precondition-failed"
     TOO_LARGE = "too-large"
+    TOO_SLOW = "too-slow"
     MEDIA_TYPE = "unsupported-media-type"
     UNPROCESSABLE = "unprocessable"
     UNSUPPORTED = "unsupported"

@@ -14,6 +14,9 @@ from shared.protocol.envelope import path_in
 from shared.protocol.errors import Refusal, Refused
 
 MAX_BYTES = 64 * 1024
+MOST_CACHE_BYTES = 1 << 30
+OVERLOAD_CACHE_BYTES = 8 << 20
+"""What `on_overload = "cached"` keeps of each version where `cache_bytes` says nothing."""
 
 
 class Mode(StrEnum):
@@ -27,7 +30,7 @@ class Mode(StrEnum):
 
 
 class OnOverload(StrEnum):
-    """What to do when neither place can answer in time."""
+    """What to do when neither place can answer in time. `cached`: an answer to the same input, if one was kept; else shed."""
 
     SHED = "shed"
     CACHED = "cached"
@@ -52,10 +55,15 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offline_lease_s: float | None = None
     split: dict[str, float] | None = None
     shadow: str | None = None
+    cache_bytes: int | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole policy document. Times in milliseconds or seconds as the name says; `split` in shares of any sum."""
+    """A whole policy document. Times in milliseconds or seconds as the name says; `split` in shares of any sum.
+
+    `shadow` is the version that gets copies of what the device answered, for comparison alone. `cache_bytes` is how much of
+    each loaded version's answers a device keeps in memory and gives again for the same input; 0 is none.
+    """
 
     mode: Mode = Mode.LOCAL_FIRST
     deadline_ms: float = 1000.0
@@ -67,6 +75,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     offline_lease_s: float | None = None
     split: dict[str, float] | None = None
     shadow: str | None = None
+    cache_bytes: int | None = None
     models: dict[str, Override] = {}
 
 
@@ -83,6 +92,19 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     offline_lease_s: float | None
     split: dict[str, float] | None
     shadow: str | None
+    cache_bytes: int | None
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of each version's answers is kept, whatever for.
+
+        None where the device never answers: which bytes answer in the cloud is not known before it did.
+        """
+        if self.mode is Mode.CLOUD_ONLY:
+            return 0
+        if self.cache_bytes is not None:
+            return self.cache_bytes
+        return OVERLOAD_CACHE_BYTES if self.on_overload is OnOverload.CACHED else 0
 
 
 def rules_for(policy: Policy, model: str) -> Rules:
@@ -177,6 +199,8 @@ def _check(rules: Policy | Override, path: str) -> None:
             raise bad("split", rules.split, "shares that sum to more than 0")
     if rules.shadow is not None:
         names.checked("version", rules.shadow, field=f"{path}.shadow")
+    if rules.cache_bytes is not None and not 0 <= rules.cache_bytes <= MOST_CACHE_BYTES:
+        raise bad("cache_bytes", rules.cache_bytes, f"0 (none) to {MOST_CACHE_BYTES}")
     if isinstance(rules, Policy):
         for field in ("per_minute", "per_day"):
             value = getattr(rules.cloud_budget, field)

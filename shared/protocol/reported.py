@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from shared.protocol.desired import Order
+from shared.serving.arrangement import Arrangement
 
 KIND = "reported"
 BIRTH = "birth"
@@ -60,10 +61,27 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+    """How a version of a manifest `digest` was found to run best on this device, `at` Unix seconds.
+
+    `seconds`, by how many requests come at once (`1`: alone): in how many it answers them. `machine`: a digest of what the
+    finding holds for (processor, cores, versions of the runtimes); devices of one hardware class that report the same one need
+    not measure again.
+    """
+
+    digest: str
+    variant: str
+    arrangement: Arrangement
+    seconds: dict[str, float] = {}
+    machine: str = ""
+    at: float = 0.0
+
+
 class Reported(msgspec.Struct, frozen=True, kw_only=True):
     """The whole reported state. `applied` is the generation that answers requests, `target` the newest accepted one.
 
-    `isolation`: what keeps models off the network while they are tried, before they are loaded.
+    `isolation`: what keeps models off the network while they are tried, before they are loaded. `tuned`: of the models above,
+    those that were measured on this device.
     """
 
     epoch: int
@@ -77,6 +95,7 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     policy_revision: int | None = None
     isolation: Isolation | None = None
+    tuned: tuple[Tuned, ...] = ()
     agent_version: str = ""
     state_digest: str = ""
 

@@ -25,6 +25,7 @@ REFUSALS: dict[Refusal, Status] = {
     Refusal.CONFLICT: Status(409, 6),
     Refusal.PRECONDITION: Status(412, 9),
     Refusal.TOO_LARGE: Status(413, 3),
+    Refusal.TOO_SLOW: Status(408, 4),
     Refusal.MEDIA_TYPE: Status(415, 3),
     Refusal.UNPROCESSABLE: Status(422, 3),
     Refusal.UNSUPPORTED: Status(501, 12),

@@ -85,6 +85,16 @@ class RequestCount(msgspec.Struct, frozen=True, kw_only=True):
     latency: Histogram
 
 
+class ShadowCount(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies for a shadow version that ended alike since the last sample: `agree`, `differ`, `failed` or `dropped`, and why."""
+
+    model: str
+    version: str
+    result: str
+    reason: str
+    count: int
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """How the device is doing: fractions of 1 for CPU and memory, bytes for disk."""
 
@@ -105,6 +115,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[RequestCount, ...] = ()
     shed: dict[str, int] = {}
     dropped: dict[str, int] = {}
+    shadows: tuple[ShadowCount, ...] = ()
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,9 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """One model version as faces see it. `active`: unversioned requests get it. `reason` says why it is not ready.
 
     `inputs` and `outputs` are those of the program; faces of text models speak `text` and named results instead.
+    `batch_invariant`: an answer does not depend on what else was computed with it. `resident`: a ready version's program is in
+    memory, and not to be brought back first; None where that is not known. `max_batch_size`: rows of several requests of tensors are
+    computed together, at most so many; 0 where each request is computed alone.
     """
 
     tenant: str
@@ -32,6 +35,9 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...] = ()
     labels: tuple[str, ...] = ()
     max_length: int = 0
+    batch_invariant: bool = True
+    resident: bool | None = None
+    max_batch_size: int = 0
 
     @property
     def is_text(self) -> bool:
@@ -47,7 +53,10 @@ class Duration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of one model version since it was loaded. `batches` maps a batch size to its computations."""
+    """Counters of one model version since it was loaded. `batches` maps a batch size to its computations.
+
+    `cache_hit` counts what a response cache answered instead, which is in `success` too; `cache_miss` what it had to pass on.
+    """
 
     inferences: int = 0
     executions: int = 0
@@ -57,6 +66,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     queue: Duration = Duration()
     compute: Duration = Duration()
     batches: dict[int, Duration] = {}
+    resident_bytes: int | None = None
+    """What its program takes of memory now, 0 while it is not there; None where that is not known."""
+    cache_hit: Duration = Duration()
+    cache_miss: Duration = Duration()
 
 
 class Catalog(Protocol):

@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from shared.protocol.errors import Overloaded, Refusal, Refused, Transient, Unavailable
+from shared.protocol.errors import Refusal, Refused, Transient, Unavailable
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request, Response, Result, Timing
 from shared.serving.catalog import Statistics, pick
-from shared.serving.decide.admission import Admitted, Ask, Load, Shed, admit
-from shared.serving.decide.calibration import factor
+from shared.serving.decide.admission import Admitted, Ask
+from shared.serving.decide.batching import LOWEST
 from shared.serving.decide.cost import Cost, predict
 from shared.serving.loaded import Item, LoadedModel
 from shared.serving.queue import deadline_missed
@@ -32,6 +32,7 @@ class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of one version for routing. `expected_wait`: seconds until a batch formed now would start.
 
     `stretch` is how much longer things take than the cost model says; `expected_wait` and `predict` have it in them.
+    `full`: as much is under way as may be, and nothing is let in.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     expected_wait: float
     cost: Cost
     stretch: float = 1.0
+    full: bool = False
 
     def predict(self, tokens: int) -> float:
         """Seconds that `tokens` tokens take once they run; 0 before anything was measured."""
@@ -56,7 +58,9 @@ class Engine(Versions):
     def statistics(self, tenant: str, name: str, version: str) -> Statistics:
         """Counters of one version."""
         model = self._models.get((tenant, name, version))
-        return model.meter.statistics() if model is not None else Statistics()
+        if model is None:
+            return Statistics()
+        return msgspec.structs.replace(model.meter.statistics(), resident_bytes=model.residence.held)
 
     def load_of(self, tenant: str, name: str, version: str | None = None) -> ModelLoad | None:
         """A snapshot of the version a request would get, for routing; None where there is none."""
@@ -64,7 +68,7 @@ class Engine(Versions):
         if model is None:
             return None
         now = self._clock.monotonic()
-        load, stretch = model.queue.load(model.cost, now=now), factor(model.calibration, now=now)
+        load, stretch = model.queue.load(model.cost, now=now), model.limiter.stretch(now=now)
         return ModelLoad(
             name=name,
             version=model.version,
@@ -73,9 +77,10 @@ class Engine(Versions):
             state=model.state,
             queued=model.queue.depth,
             running=model.queue.running,
-            expected_wait=load.expected_wait * stretch,
+            expected_wait=load.expected_wait * stretch + self.residency.expected(model, now),
             cost=model.cost,
             stretch=stretch,
+            full=model.limiter.in_flight(load) >= model.limiter.limit,
         )
 
     def estimate(self, request: Request) -> int:
@@ -83,6 +88,19 @@ class Engine(Versions):
         key = (request.tenant, request.model, request.version or self.active(request.tenant).get(request.model, ""))
         model = self._models.get(key)
         return _estimated(model, request) if model is not None else 0
+
+    def early(self, request: Request) -> None:
+        """Turn `request` away while only its headers are known, where nothing in its body could let it in.
+
+        Raises:
+            Overloaded: it would not be let in.
+
+        """
+        models = self.entrance.crowded(request)
+        turned = self.entrance.early(models, request, now=self._clock.monotonic()) if models else None
+        if turned is not None:
+            self.entrance.turn_away(turned)
+            raise turned.error
 
     async def answer(self, request: Request) -> Response:
         """The whole answer."""
@@ -105,6 +123,35 @@ class Engine(Versions):
         """
         await self._model_of(request).measure(_items(request), request.parameters)
 
+    def wish(self, tenant: str, name: str, version: str) -> None:
+        """A request went elsewhere for the time it would have taken here; where that was a load, let the next one find it done."""
+        model = self._models.get((tenant, name, version))
+        if model is not None and model.state is ModelState.READY:
+            self.residency.wish(model)
+
+    async def copy(self, request: Request) -> Response:
+        """What a version answers to a copy of a request: computed behind all that waits for it, and counted as no request.
+
+        No bound holds it back: whoever asks sees to it that there is room, and ends it when there is none any more.
+
+        Raises:
+            Refused, Transient, Corrupt: as `answer`.
+
+        """
+        model = self._model_of(request)
+        items = _items(request)
+        ask = Ask(entries=len(items), tokens=_estimated(model, request), bytes=request.body_bytes)
+        with model.queue.reserve(Admitted(ask=ask, predicted=0.0)) as permit:
+            prepared = await model.prepare(items, request.parameters)
+            if not model.residence.open:
+                # A copy is not worth anybody else's place in memory.
+                self.residency.wish(model)
+                raise _not_ready(model.name, model.version, model.state, "not in memory")
+            model.queue.enter(permit)
+            gathering = Gathering(len(items))
+            model.submit(permit, prepared, gathering, priority=LOWEST, deadline=request.deadline)
+            return self._response(model, request, await gathering.future, gathering.timing)
+
     async def stream(self, request: Request) -> AsyncGenerator[Response, None]:
         """The answer of a one-item request in pieces."""
         if request.count != 1:
@@ -114,72 +161,71 @@ class Engine(Versions):
         model = self._model_of(request)
         began = self._clock.monotonic()
         sink = Streaming()
+        waiting: Admitted | None = None
         try:
             admitted = self._admitted(model, request, began)
             with model.queue.reserve(admitted) as permit:
                 prepared = await model.prepare(_items(request), request.parameters)
+                waiting = admitted if model.residence.open else None
+                async with asyncio.timeout(self._left(request)):
+                    await self.residency.enter(model, permit)
                 model.submit(permit, prepared, sink, priority=request.priority, deadline=request.deadline)
                 while True:
                     async with asyncio.timeout(self._left(request)):
                         result, timing, final = await sink.piece()
+                    waiting = None
                     yield self._response(model, request, (result,), timing)
                     if final:
                         # Without the time its reader took.
-                        model.took(admitted.predicted, self._clock.monotonic() - timing.queue - timing.compute)
+                        model.took(admitted, self._clock.monotonic() - timing.queue - timing.compute)
                         break
-        except TimeoutError as error:
-            missed = deadline_missed()
-            model.meter.failed(missed, self._clock.monotonic() - began)
-            raise missed from error
+        except (TimeoutError, Transient) as error:
+            if waiting is not None and _is_late(error):
+                model.took(waiting, began, missed=True)
+            told = error if isinstance(error, Transient) else deadline_missed()
+            model.meter.failed(told, self._clock.monotonic() - began)
+            if told is error:
+                raise
+            raise told from error
         except BaseException as error:
             model.meter.failed(error, self._clock.monotonic() - began)
             raise
         model.meter.answered(self._clock.monotonic() - began, int(self._clock.wall() * 1000))
 
     async def _answer(self, model: LoadedModel, request: Request, began: float) -> Response:
-        items = _items(request)
+        items, residence = _items(request), model.residence
+        residence.last_used = began
+        cold = not residence.open
         admitted = self._admitted(model, request, began)
         with model.queue.reserve(admitted) as permit:
+            prepared = model.prepare_here(items, request.parameters)
+            if prepared is not None and (here := model.inline(prepared)) is not None:
+                return self._response(model, request, *here)
             gathering = Gathering(len(items))
             try:
                 async with asyncio.timeout(self._left(request)):
-                    prepared = await model.prepare(items, request.parameters)
+                    if prepared is None:
+                        prepared = await model.prepare(items, request.parameters)
+                    if not residence.open:
+                        cold = True
+                        await self.residency.enter(model, permit)
+                    model.queue.enter(permit)
                     model.submit(permit, prepared, gathering, priority=request.priority, deadline=request.deadline)
                     results = await gathering.future
-            except TimeoutError as error:
-                model.took(admitted.predicted, began)
+            except (TimeoutError, Transient) as error:
+                if _is_late(error) and not cold:
+                    model.took(admitted, began, missed=True)
+                if isinstance(error, Transient):
+                    raise
                 raise deadline_missed() from error
-            model.took(admitted.predicted, began)
+            if not cold:
+                # What a load took says nothing of how far off the fit of batches is.
+                model.took(admitted, began)
             return self._response(model, request, results, gathering.timing)
 
     def _admitted(self, model: LoadedModel, request: Request, now: float) -> Admitted:
-        tokens = _estimated(model, request)
-        ask = Ask(
-            entries=len(_items(request)), tokens=tokens, bytes=request.body_bytes, seconds=predict(model.cost, tokens)
-        )
-        stretch = factor(model.calibration, now=now)
-        verdict = admit(self._load(model, now), self._limits, ask, deadline=request.deadline, now=now, stretch=stretch)
-        if isinstance(verdict, Shed):
-            model.meter.shed(verdict.reason.value)
-            raise Overloaded(
-                f"too busy to answer in time ({verdict.reason.value})",
-                retry_after=verdict.retry_after,
-                code=verdict.reason.value,
-            )
-        return verdict
-
-    def _load(self, model: LoadedModel, now: float) -> Load:
-        """The bounds are over all models, the wait is that of this one."""
-        entries = tokens = size = 0
-        wait = 0.0
-        for each in self._models.values():
-            load = each.queue.load(each.cost, now=now)
-            entries += load.entries
-            tokens += load.tokens
-            size += load.bytes
-            if each is model:
-                wait = load.expected_wait
-        return Load(entries=entries, tokens=tokens, bytes=size, expected_wait=wait)
+        entries, tokens = len(_items(request)), _estimated(model, request)
+        return self.entrance.admitted(model, request, entries=entries, tokens=tokens, now=now)
 
     def _model_of(self, request: Request) -> LoadedModel:
         version = request.version or self.active(request.tenant).get(request.model)
@@ -211,13 +257,21 @@ class Engine(Versions):
         return None if request.deadline is None else request.deadline - self._clock.monotonic()
 
 
+def _is_late(error: TimeoutError | Transient) -> bool:
+    """Whether the deadline passed, here or in the queue, which drops what expired before it computes."""
+    return isinstance(error, TimeoutError) or error.why is Unavailable.DEADLINE
+
+
 def _not_ready(name: str, version: str, state: ModelState, reason: str) -> Transient:
     why = f" ({reason})" if reason else ""
     return Transient(f"model {name}@{version} is {state.value}{why}", why=Unavailable.NOT_READY, retry_after=1.0)
 
 
 def _estimated(model: LoadedModel, request: Request) -> int:
-    return sum(model.task.estimate(item, request.parameters) for item in _items(request))
+    tokens = 0
+    for item in _items(request):
+        tokens += model.task.estimate(item, request.parameters)
+    return tokens
 
 
 def _items(request: Request) -> tuple[Item, ...]:

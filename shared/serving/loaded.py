@@ -9,28 +9,36 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-import msgspec
-
-from shared.bundle.manifest import Manifest, TaskKind, Variant
+from shared.bundle.manifest import Manifest, TaskKind
 from shared.io.clock import Clock
 from shared.io.logs import Log
-from shared.protocol.errors import Corrupt, Refused, TidelineError
+from shared.protocol.errors import Corrupt, Refused, Transient, Unavailable
 from shared.protocol.reported import ModelState
-from shared.serving.answer import Array, Result, Where
+from shared.serving.answer import Array, Result, Timing, Where
+from shared.serving.arrangement import Arrangement
 from shared.serving.catalog import Listed
-from shared.serving.decide import calibration
+from shared.serving.cores import Cores
 from shared.serving.decide.admission import Admitted, Ask
-from shared.serving.decide.batching import Budget
-from shared.serving.decide.calibration import Calibration
-from shared.serving.decide.cost import Cost
+from shared.serving.decide.batching import Budget, bounded
+from shared.serving.decide.cost import Cost, observed
+from shared.serving.decide.footprint import described
+from shared.serving.decide.residency import Key
+from shared.serving.entry import Entry, Sink
 from shared.serving.golden import item_of, read_golden
+from shared.serving.lanes import Lanes
+from shared.serving.limiter import Limiter
 from shared.serving.metrics import EngineMetrics, Meter
-from shared.serving.queue import BatchQueue, Entry, Permit, Sink
+from shared.serving.program import Program
+from shared.serving.program_files import ProgramFiles
+from shared.serving.queue import BatchQueue, Permit
 from shared.serving.rehearsal import ALONE, differences, warming
+from shared.serving.residence import Residence
 from shared.serving.sessions.session import Session
 from shared.serving.sinks import Gathering
+from shared.serving.stacking import stacked
 from shared.serving.tasks.task import Prepared, Task
-from shared.serving.worker import Ran, Worker
+from shared.serving.tasks.tensor import TensorTask
+from shared.serving.worker import Ran
 
 INLINE = 256
 """Code points that are tokenized on the loop's thread: it takes about as long as handing them to another would."""
@@ -49,15 +57,19 @@ class LoadedModel:
         manifest: Manifest,
         digest: str,
         variant: str,
-        session: Session,
+        open: Callable[[Arrangement], Session],
+        folder: Path,
         task: Task,
         budget: Budget,
+        arrangement: Arrangement,
+        cores: Cores,
         where: Where,
         clock: Clock,
         log: Log,
         metrics: EngineMetrics,
         pool: Executor,
     ) -> None:
+        """`open` gives a session of the variant's program in `folder`, not loaded yet; raises what it raises."""
         self.tenant = tenant
         self.name = name
         self.version = manifest.version
@@ -67,37 +79,40 @@ class LoadedModel:
         self.task = task
         self.state = ModelState.LOADING
         self.error = ""
-        self.calibration = Calibration()
         self._clock = clock
         self._listed: Listed | None = None
         self._metrics = metrics
         self._pool = pool
-        self._session = session
-        if manifest.task is TaskKind.TENSOR:
-            # Two requests' arrays need not have one shape: each runs alone.
-            budget = msgspec.structs.replace(budget, rows=1)
-        self.queue = BatchQueue(clock=clock, loop=asyncio.get_running_loop(), budget=budget)
-        self.meter = Meter(metrics, name, self.version, where, depth=lambda: self.queue.depth)
-        self._worker = Worker(
-            f"{name}@{self.version}",
-            session=session,
-            task=task,
-            queue=self.queue,
-            clock=clock,
-            log=log.bind(model=name, version=self.version, variant=variant),
-            ran=self._ran,
+        form = manifest.variant(variant)
+        self.residence = Residence(described(manifest, form), load_s=form.measured.get("load_ms", 0.0) / 1e3)
+        self.program = Program(
+            open(arrangement),
+            reopen=lambda: open(self.arrangement),
+            files=ProgramFiles(manifest, form, folder),
+            lanes=self._lanes,
+            inline=manifest.task is not TaskKind.TEXT_GENERATION,
         )
+        self.cost = Cost()
+        """The fitted time of a batch; replaced whole, on the loop's thread."""
+        self._budget = budget
+        self.queue = BatchQueue(clock=clock, loop=asyncio.get_running_loop(), budget=budget, lanes=1)
+        self.arrange(arrangement)
+        self.limiter = Limiter(budget, lanes=arrangement.lanes)
+        self.meter = Meter(metrics, name, self.version, where, depth=lambda: self.queue.depth)
+        self._cores = cores
+        self._log = log.bind(model=name, version=self.version, variant=variant)
         self.enter(ModelState.LOADING)
 
-    def took(self, predicted: float, began: float) -> None:
-        """A request predicted to take `predicted` seconds that began at `began` ended now, answered or given up."""
-        now = self._clock.monotonic()
-        self.calibration = calibration.observed(self.calibration, predicted=predicted, seconds=now - began, now=now)
+    def took(self, admitted: Admitted, began: float, *, missed: bool = False) -> None:
+        """A request that began at `began` ended now, answered or, where it `missed` its deadline, given up."""
+        now = self.residence.last_used = self._clock.monotonic()
+        self.limiter.took(admitted, began, now=now, missed=missed)
 
-    @property
-    def cost(self) -> Cost:
-        """The fitted time of a batch."""
-        return self._worker.cost
+    def arrange(self, arrangement: Arrangement) -> None:
+        """Run like this once the program is loaded the next time; its batches are bounded like this from now on."""
+        self.arrangement, self.queue.lanes, self._listed = arrangement, arrangement.lanes, None
+        alone = self.manifest.task is TaskKind.TENSOR and not self._stacks
+        self.queue.budget = bounded(self._budget, rows=arrangement.rows, tokens=arrangement.tokens, alone=alone)
 
     def enter(self, state: ModelState, error: str = "") -> None:
         """Go to `state`."""
@@ -105,18 +120,15 @@ class LoadedModel:
         self.error = error
         self._metrics.is_in(self.name, self.version, state)
 
-    async def start(self) -> None:
-        """Load the session in its own thread.
-
-        Raises:
-            Corrupt: it cannot be loaded.
-
-        """
-        await self._worker.start()
+    @property
+    def key(self) -> Key:
+        """What it is known by."""
+        return self.tenant, self.name, self.version
 
     async def stop(self) -> bool:
-        """Fail what waits, end what runs, free the session."""
-        ended = await self._worker.stop()
+        """Fail what waits, end what runs, free the session; whether every thread ended."""
+        self.queue.close()
+        ended = await self.program.stop()
         self._metrics.forget(self.name, self.version)
         return ended
 
@@ -129,14 +141,19 @@ class LoadedModel:
         """
         if self.manifest.task is not TaskKind.TENSOR:
             short, long = warming(self.manifest)
+            self.program.rehearsal = self._prepare((short.text,), {**short.parameters, "truncate": True})
             await self._computed((short.text,), short.parameters)
             # The first run allocates and is no measure of those that follow; a short and the longest run fix the line.
-            self._worker.cost = Cost()
+            self.cost = Cost()
             for text, parameters in (short, long):
                 await self._computed((text,), parameters)
         differences = await self.check_golden(folder)
         if differences:
             raise Corrupt(f"the golden set differs: {'; '.join(differences[:3])}", code="golden-differs")
+        if self.manifest.task is TaskKind.TENSOR:
+            program = self._list(active=False), self.manifest, folder
+            self.task = await stacked(self.task, self._computed, *program, log=self._log, clock=self._clock)
+            self.arrange(self.arrangement)
 
     async def check_golden(self, folder: Path) -> list[str]:
         """What differs from the golden set, alone and in a batch; empty where nothing does."""
@@ -144,9 +161,11 @@ class LoadedModel:
         if not golden.items:
             return []
         items = [item_of(item, self.manifest) for item in golden.items]
+        self.program.rehearsal = self.program.rehearsal or self._prepare(items[:1], {"truncate": True})
         alone = [(await self._computed((item,)))[0] for item in items[:ALONE]]
         together = await self._computed(items)
-        return differences(golden, self.variant, [*enumerate(alone), *enumerate(together)])
+        results = [*enumerate(alone), *enumerate(together)]
+        return differences(golden, self.variant, results, precision=self.arrangement.precision)
 
     async def measure(self, items: Sequence[Item], parameters: Mapping[str, object]) -> None:
         """Compute one batch's worth of `items` so that the fit learns what they take; nobody wants the results.
@@ -162,10 +181,18 @@ class LoadedModel:
             Refused: one item cannot be taken; names it as `texts[i]` among several.
 
         """
-        if sum(len(item) if isinstance(item, str) else INLINE for item in items) <= INLINE:
-            return self._prepare(items, parameters)
+        here = self.prepare_here(items, parameters)
+        if here is not None:
+            return here
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._prepare, items, parameters)
+
+    def prepare_here(self, items: Sequence[object], parameters: Mapping[str, object]) -> list[Prepared] | None:
+        """As `prepare`, where they are short; None where they are not."""
+        size = 0
+        for item in items:
+            size += len(item) if isinstance(item, str) else INLINE
+        return self._prepare(items, parameters) if size <= INLINE else None
 
     def submit(
         self,
@@ -180,10 +207,22 @@ class LoadedModel:
         entries = [Entry(item, sink, index) for index, item in enumerate(prepared)]
         self.queue.submit(permit, entries, priority=priority, deadline=deadline)
 
+    def inline(self, prepared: Sequence[Prepared]) -> tuple[tuple[Result, ...], Timing] | None:
+        """The results of `prepared` at once, where computing them takes less than handing them over; None where it does not.
+
+        Raises:
+            Refused, Transient, Corrupt: as a lane's run.
+
+        """
+        here = self.program.inline
+        if here is None or not here.fits(prepared):
+            return None
+        return here.run(prepared)
+
     def listed(self, *, active: bool) -> Listed:
         """How faces see it; made anew only when something changed, since every request asks."""
         known = self._listed
-        if known is None or (known.active, known.state) != (active, self.state):
+        if known is None or (known.active, known.state, known.resident) != (active, self.state, self.residence.present):
             known = self._listed = self._list(active=active)
         return known
 
@@ -198,11 +237,18 @@ class LoadedModel:
             digest=self.digest,
             active=active,
             reason=self.error or ("" if self.state is ModelState.READY else self.state.value),
-            inputs=self.manifest.inputs or self._session.inputs,
-            outputs=self.manifest.outputs or self._session.outputs,
+            inputs=self.manifest.inputs or self.program.session.inputs,
+            outputs=self.manifest.outputs or self.program.session.outputs,
             labels=self.manifest.labels,
             max_length=self.manifest.processing.max_length if self.manifest.task is not TaskKind.TENSOR else 0,
+            batch_invariant=self.manifest.variant(self.variant).batch_invariant,
+            resident=self.residence.present,
+            max_batch_size=self.queue.budget.rows if self._stacks else 0,
         )
+
+    @property
+    def _stacks(self) -> bool:
+        return isinstance(self.task, TensorTask) and self.task.stacks
 
     def _prepare(self, items: Sequence[object], parameters: Mapping[str, object]) -> list[Prepared]:
         found: list[Prepared] = []
@@ -215,7 +261,27 @@ class LoadedModel:
                 raise error.renamed(f"texts[{i}]") from error
         return found
 
+    def _lanes(self, session: Session, rehearsal: Sequence[Prepared]) -> Lanes:
+        return Lanes(
+            f"{self.name}@{self.version}",
+            session=session,
+            task=self.task,
+            queue=self.queue,
+            arrangement=self.arrangement,
+            cores=self._cores,
+            clock=self._clock,
+            log=self._log,
+            ran=self._ran,
+            rehearsal=rehearsal,
+        )
+
     def _ran(self, ran: Ran) -> None:
+        self.residence.runs += 1
+        if ran.whole:
+            # What was abandoned on the way took less than it would have, and teaches nothing.
+            self.cost = observed(self.cost, ran.tokens, ran.compute)
+        if self.program.inline is not None:
+            self.program.inline.learn(ran)
         if self.state is not ModelState.WARMING:
             # Metrics and statistics tell of requests; what warming computes nobody asked for.
             self.meter.ran(ran)
@@ -227,15 +293,8 @@ class LoadedModel:
         gathering = Gathering(len(items))
         tokens = sum(item.rows * item.tokens for item in prepared)
         with self.queue.reserve(Admitted(ask=Ask(entries=len(items), tokens=tokens), predicted=0.0)) as permit:
+            if not self.program.is_in_memory:
+                raise Transient("the program is not in memory", why=Unavailable.NOT_READY)
+            self.queue.enter(permit)
             self.submit(permit, prepared, gathering)
             return await gathering.future
-
-
-Sessions = Callable[[Path, Variant, int], Session]
-"""Opens the session of a program file, the variant it is of, and number of threads."""
-Tasks = Callable[[Manifest, Path], Task]
-
-
-def explained(error: BaseException) -> str:
-    """Why loading failed, in one line."""
-    return error.message if isinstance(error, TidelineError) else f"{type(error).__name__}: {error}"

@@ -5,12 +5,14 @@ Label sets are bounded: models and versions a process has loaded, places, outcom
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
+from shared.io.tallies import Counts, Distributions
 from shared.protocol.errors import Overloaded, Refused, TidelineError, Transient
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Where
 from shared.serving.catalog import Duration, Statistics
+from shared.serving.residency_metrics import ResidencyMetrics
 from shared.serving.worker import Ran
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -40,33 +42,34 @@ class EngineMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         version = ("model", "version")
-        self.requests = Counter(
+        self.requests = Counts(
             "tideline_requests",
             "Inference requests by where they were computed and how they ended",
             (*version, "where", "outcome"),
             registry=registry,
         )
-        self.seconds = Histogram(
+        self.seconds = Distributions(
             "tideline_request_seconds",
             "Seconds from a parsed request to its answer",
             (*version, "where"),
             buckets=SECONDS,
             registry=registry,
         )
-        self.queue = Histogram(
+        self.queue = Distributions(
             "tideline_queue_seconds", "Seconds an item waited", version, buckets=SECONDS, registry=registry
         )
-        self.compute = Histogram(
+        self.compute = Distributions(
             "tideline_compute_seconds", "Seconds a batch took", version, buckets=SECONDS, registry=registry
         )
-        self.batch_size = Histogram(
+        self.batch_size = Distributions(
             "tideline_batch_size", "Items computed together", version, buckets=SIZES, registry=registry
         )
         self.depth = Gauge("tideline_queue_depth", "Items that wait", version, registry=registry)
-        self.shed = Counter("tideline_shed", "Requests that were not let in, by reason", ("reason",), registry=registry)
+        self.shed = Counts("tideline_shed", "Requests that were not let in, by reason", ("reason",), registry=registry)
         self.state = Gauge(
             "tideline_model_state", "1 for the state a model version is in", (*version, "state"), registry=registry
         )
+        self.residency = ResidencyMetrics(registry)
 
     def answered(self, model: str, version: str, where: Where, outcome: str, seconds: float) -> None:
         """Count one request."""

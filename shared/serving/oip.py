@@ -2,7 +2,8 @@
 
 Specification: kserve/open-inference-protocol `inference_rest.md`, and Triton's extensions `binary_tensor_data`,
 `schedule_policy` (parameters `priority` and `timeout` in microseconds), `model_repository` and `statistics`. A binary body is
-the JSON part, `Inference-Header-Content-Length` bytes long, and then the blobs in the order of their tensors.
+the JSON part, `Inference-Header-Content-Length` bytes long, and then the blobs in the order of their tensors; where that
+length is 0, it is the one input of the model and nothing else (`oip_raw`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from shared.io.web import bad_json
 from shared.protocol.errors import Corrupt, Refused
 from shared.serving.answer import Array, Request, Response, Timing, Where
 from shared.serving.catalog import Listed
+from shared.serving.oip_bounds import check_finite, check_parts
+from shared.serving.oip_raw import raw_input
 from shared.serving.oip_results import TEXT_INPUT, results_of
 from shared.serving.oip_tensors import HEADER_LENGTH, from_binary, from_json, parts_of, to_binary, to_json
 from shared.serving.oip_typed import answered, check_outputs, check_place, request_of, whole
@@ -97,7 +100,10 @@ def decode_request(
         Refused: names the field.
 
     """
+    if header_length == 0:
+        return request_of(raw_input(body, model), {}, model, context, now=now, size=len(body)), Wishes(binary=True)
     head, blobs = parts_of(body, header_length)
+    check_parts(body, len(head))
     try:
         message = _requests.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -131,10 +137,19 @@ def encode_request(request: Request, *, binary: bool = True) -> Body:
 
 
 def encode_response(response: Response, wishes: Wishes = Wishes()) -> Body:  # noqa: B008 - a frozen value
-    """A response as its client asked for it."""
+    """A response as its client asked for it.
+
+    Raises:
+        Refused: it asked for JSON, which cannot tell infinity from no number.
+
+    """
     arrays, parameters = answered(response, wishes.outputs)
     wanted = wishes.outputs
-    tensors, blobs = _tensors(arrays, lambda name: wanted[name] if wanted is not None else wishes.binary)
+
+    def is_binary(name: str) -> bool:
+        return wanted[name] if wanted is not None else wishes.binary
+
+    tensors, blobs = _tensors(arrays, is_binary)
     message = InferResponse(
         model_name=response.model,
         model_version=response.version,
@@ -142,7 +157,11 @@ def encode_response(response: Response, wishes: Wishes = Wishes()) -> Body:  # n
         parameters=parameters,
         outputs=tensors,
     )
-    return _body(message, blobs)
+    encoded = _body(message, blobs)
+    # What is no number became null. Looking for that word costs less than looking at every number.
+    if encoded.data.find(b"null", 0, encoded.header_length) >= 0:
+        check_finite({name: array for name, array in arrays.items() if not is_binary(name)})
+    return encoded
 
 
 def decode_response(body: bytes, header_length: int | None, *, id: str, task: str | None = None) -> Response:
@@ -183,6 +202,8 @@ def _arrays(tensors: Sequence[Tensor], blobs: memoryview, side: str) -> dict[str
             raise Refused("a tensor stands twice", field=f"{field}.name", value=tensor.name)
         check_place(tensor.parameters, field)
         if "binary_data_size" in tensor.parameters:
+            if tensor.data is not None:
+                raise Refused("data twice", field=f"{field}.data", allowed="either this or parameters.binary_data_size")
             size = whole(tensor.parameters, "binary_data_size", 0, f"{field}.parameters")
             if place + size > len(blobs):
                 raise Refused(

@@ -3,7 +3,8 @@
 import importlib.metadata
 from collections.abc import Sequence
 
-from shared.bundle.manifest import TaskKind
+from shared.bundle.manifest import TaskKind, TensorSpec
+from shared.protocol.errors import Refusal, Refused
 from shared.protocol.reported import ModelState
 from shared.serving.catalog import Catalog, Duration, Listed, Statistics, pick
 from shared.serving.oip_results import inputs_of, outputs_of
@@ -25,26 +26,25 @@ def metadata(model: Listed, versions: Sequence[str]) -> dict[str, object]:
         "platform": PLATFORM,
         "inputs": inputs_of(model),
         "outputs": outputs_of(model),
-        "parameters": {"task": model.task.value, "variant": model.variant, "digest": model.digest},
+        "parameters": {**_facts(model), "batch_invariant": model.batch_invariant},
     }
 
 
 def configuration(model: Listed) -> dict[str, object]:
     """What Triton calls the model's configuration, as far as it means something here.
 
-    `max_batch_size` is 0: shapes are whole, and who batches is the server alone. `decoupled`: on a stream, one request gets
-    several answers.
+    `max_batch_size` is 0 where a request is computed as it comes, and shapes are whole then. Where it is more, rows of several requests
+    are computed together, so many at the most, and shapes are those of one row; a request with more rows is computed all the same.
+    `decoupled`: on a stream, one request gets several answers.
     """
-    inputs = [{"name": spec.name, "data_type": _type(spec.datatype), "dims": spec.shape} for spec in inputs_of(model)]
-    outputs = [{"name": spec.name, "data_type": _type(spec.datatype), "dims": spec.shape} for spec in outputs_of(model)]
-    facts = {"task": model.task.value, "variant": model.variant, "digest": model.digest}
+    facts = {**_facts(model), "batch_invariant": str(model.batch_invariant).lower()}
     return {
         "name": model.name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
-        "max_batch_size": 0,
-        "input": inputs,
-        "output": outputs,
+        "max_batch_size": model.max_batch_size,
+        "input": _sides(inputs_of(model), rows=model.max_batch_size),
+        "output": _sides(outputs_of(model), rows=model.max_batch_size),
         "model_transaction_policy": {"decoupled": model.task is TaskKind.TEXT_GENERATION},
         "parameters": {name: {"string_value": value} for name, value in facts.items()},
     }
@@ -64,6 +64,16 @@ def repository_index(models: Sequence[Listed], *, ready: bool) -> list[dict[str,
         for model in models
         if not ready or model.state is ModelState.READY
     ]
+
+
+def read_only(name: str) -> Refused:
+    """The refusal of loading or unloading `name`."""
+    return Refused(
+        "the model repository is read-only: a version comes and goes with its generation, or with the arguments of its server",
+        kind=Refusal.METHOD,
+        field="model",
+        value=name,
+    )
 
 
 def every_statistics(
@@ -102,14 +112,28 @@ def statistics(model: Listed, counted: Statistics) -> dict[str, object]:
             "compute_input": none,
             "compute_infer": counted.compute,
             "compute_output": none,
-            "cache_hit": none,
-            "cache_miss": none,
+            "cache_hit": counted.cache_hit,
+            "cache_miss": counted.cache_miss,
         },
         "batch_stats": [
             {"batch_size": size, "compute_input": none, "compute_infer": duration, "compute_output": none}
             for size, duration in counted.batches.items()
         ],
+        "memory_usage": []
+        if counted.resident_bytes is None
+        else [{"type": "CPU", "id": 0, "byte_size": counted.resident_bytes}],
     }
+
+
+def _facts(model: Listed) -> dict[str, str]:
+    return {"task": model.task.value, "variant": model.variant, "digest": model.digest}
+
+
+def _sides(specs: Sequence[TensorSpec], *, rows: int) -> list[dict[str, object]]:
+    return [
+        {"name": spec.name, "data_type": _type(spec.datatype), "dims": spec.shape[1:] if rows else spec.shape}
+        for spec in specs
+    ]
 
 
 def _type(datatype: str) -> str:

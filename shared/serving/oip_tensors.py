@@ -11,27 +11,31 @@ import numpy as np
 
 from shared.protocol.errors import Refused
 from shared.serving.answer import Array
-from shared.serving.sessions.datatypes import NUMPY
+from shared.serving.sessions.datatypes import BF16, HELD, NUMPY, from_bf16, to_bf16
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-_KINDS = {"BOOL": "b", "FP16": "iuf", "FP32": "iuf", "FP64": "iuf"}
+_KINDS = {"BOOL": "b", "FP16": "iuf", "BF16": "iuf", "FP32": "iuf", "FP64": "iuf"}
 _MAX_ELEMENTS = 1 << 31
+_MAX_RANK = 32
 
 
 def checked_size(datatype: str, shape: Sequence[int], field: str) -> int:
     """How many elements a tensor has.
 
     Raises:
-        Refused: an unknown datatype, or a negative dimension.
+        Refused: an unknown datatype, a negative dimension, or too many of them, or too large ones.
 
     """
-    if datatype not in NUMPY:
-        raise Refused("unknown datatype", field=f"{field}.datatype", value=datatype, allowed=", ".join(NUMPY))
+    if datatype not in HELD:
+        raise Refused("unknown datatype", field=f"{field}.datatype", value=datatype, allowed=", ".join(HELD))
+    if len(shape) > _MAX_RANK:
+        raise Refused("too many dimensions", field=f"{field}.shape", value=len(shape), allowed=f"at most {_MAX_RANK}")
     if any(size < 0 for size in shape):
         raise Refused("negative dimension", field=f"{field}.shape", value=list(shape), allowed="0 or more")
     size = math.prod(shape)
-    if size > _MAX_ELEMENTS:
+    # An array without elements has its other dimensions all the same.
+    if size > _MAX_ELEMENTS or (size == 0 and math.prod(filter(None, shape)) > _MAX_ELEMENTS):
         raise Refused(
             "too many elements", field=f"{field}.shape", value=list(shape), allowed=f"at most {_MAX_ELEMENTS}"
         )
@@ -86,16 +90,16 @@ def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> 
             values = np.asarray(exact, dtype=np.uint64)
     check_count(values.size, size, shape, f"{field}.data")
     if size == 0:
-        return np.empty(shape, dtype=NUMPY[datatype])
+        return np.empty(shape, dtype=HELD[datatype])
     if values.dtype.kind not in _KINDS.get(datatype, "iu"):
         raise Refused("values of another type", field=f"{field}.data", allowed=datatype)
     check_range(values, datatype, f"{field}.data")
     with np.errstate(over="ignore"):
-        array = values.astype(NUMPY[datatype]).reshape(shape)
+        numbers: Array = to_bf16(values) if datatype == "BF16" else values.astype(NUMPY[datatype])
     # JSON has no infinity, so one that is there now was a number the datatype cannot hold.
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if not is_finite(numbers):
         raise Refused("out of range", field=f"{field}.data", value=float(np.abs(values).max()), allowed=datatype)
-    return array
+    return numbers.reshape(shape)
 
 
 def from_binary(
@@ -110,7 +114,7 @@ def from_binary(
     size = checked_size(datatype, shape, field)
     if datatype == "BYTES":
         return _bytes_elements(raw, size, field).reshape(shape)
-    kind = np.dtype(NUMPY[datatype]).newbyteorder("<")
+    kind = np.dtype(HELD[datatype]).newbyteorder("<")
     if len(raw) != size * kind.itemsize:
         raise Refused(
             "the bytes do not fill the shape",
@@ -121,8 +125,17 @@ def from_binary(
     return np.frombuffer(raw, dtype=kind).reshape(shape)
 
 
+def is_finite(array: Array) -> bool:
+    """Whether every element is a number that JSON has."""
+    if array.dtype == BF16:
+        array = from_bf16(array)
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
 def to_json(array: Array) -> list[object]:
     """Flat list of the elements; bytes become text."""
+    if array.dtype == BF16:
+        array = from_bf16(array)
     flat: list[object] = array.ravel().tolist()
     return [_text(value) for value in flat] if array.dtype.kind in "OSU" else flat
 

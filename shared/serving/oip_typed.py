@@ -29,6 +29,13 @@ def request_of(
         Refused: names the field.
 
     """
+    if parameters.get("sequence_id"):
+        raise Refused(
+            "sequences are not offered",
+            kind=Refusal.UNSUPPORTED,
+            field="parameters.sequence_id",
+            allowed="requests that stand alone",
+        )
     micros = whole(parameters, "timeout", 0)
     deadlines = [context.deadline, now + micros / 1e6 if micros else None]
     return msgspec.structs.replace(
@@ -53,7 +60,14 @@ def check_outputs(names: Sequence[str], model: Listed) -> None:
 
 
 def check_place(parameters: Mapping[str, object], field: str) -> None:
-    """Refuse a tensor that lies in shared memory: who wrote or awaits it there would take what is old for an answer."""
+    """Refuse what is asked of a tensor and not offered: an answer without it would be taken for one with it."""
+    if parameters.get("classification"):
+        raise Refused(
+            "classification is not offered",
+            kind=Refusal.UNSUPPORTED,
+            field=f"{field}.parameters.classification",
+            allowed="the output as it is",
+        )
     if "shared_memory_region" in parameters:
         raise Refused(
             "shared memory is not offered",

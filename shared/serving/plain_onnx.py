@@ -46,16 +46,17 @@ async def tried_onnx(
 
     """
     manifest = await asyncio.to_thread(_described, path)
-    with _under_a_fit_name(path) as program:
-        request = TrialRequest(
-            folder=str(program.parent),
-            variant=VARIANT,
-            manifest=canonical(_named(manifest, program.name)).decode(),
-            limits=limits,
-            threads=threads,
-        )
+    with readable(manifest, path) as (folder, text):
+        request = TrialRequest(folder=str(folder), variant=VARIANT, manifest=text, limits=limits, threads=threads)
         found = passed(await trial(request))
     return msgspec.structs.replace(manifest, inputs=found.inputs, outputs=found.outputs)
+
+
+@contextlib.contextmanager
+def readable(manifest: Manifest, path: Path) -> Iterator[tuple[Path, str]]:
+    """For another process: the folder in which the file has a name that a manifest may have, and a manifest that says so."""
+    with _under_a_fit_name(path) as program:
+        yield program.parent, canonical(_named(manifest, program.name)).decode()
 
 
 @contextlib.contextmanager

@@ -1,11 +1,12 @@
-"""The owner of waiting requests of one session: entries in from the loop's thread, batches out to the worker's.
+"""The owner of waiting requests of one model version: entries in from the loop's thread, batches out to its lanes'.
 
 Invariants:
 
 * nothing waits without a `Permit`, and a permit needs the verdict `Admitted`: overload control cannot be forgotten;
 * a permit gives everything back when its `with` block ends, however it ends; entries it still has waiting go with it,
   so work nobody waits for is never computed;
-* the worker blocks on a condition and takes what waits the moment it is free: no timers, no polling;
+* a lane blocks on a condition and takes what waits the moment it is free: no timers, no polling;
+* a batch nobody waits for any more is interrupted, however long it would have run;
 * sinks are touched on the loop's thread only, by one `call_soon_threadsafe` per batch or step.
 """
 
@@ -14,42 +15,14 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from shared.io.clock import Clock
 from shared.protocol.errors import TidelineError, Transient, Unavailable
-from shared.serving.answer import Result, Timing
 from shared.serving.decide.admission import Admitted, Load
-from shared.serving.decide.batching import Budget, Waiting, next_batch
+from shared.serving.decide.batching import Batch, Budget, Waiting, next_batch
 from shared.serving.decide.cost import Cost, predict
-from shared.serving.tasks.task import Prepared
-
-
-class Sink(Protocol):
-    """Where results of a request go; called on the loop's thread only. `index` is the item's place in the request."""
-
-    def deliver(self, index: int, result: Result, timing: Timing, *, final: bool) -> None:
-        """One result, or one piece of it while `final` is false."""
-        ...
-
-    def fail(self, index: int, error: TidelineError) -> None:
-        """The item will have no result."""
-        ...
-
-
-class Entry:
-    """One item that waits or is computed. `gone`: nobody wants it any more; `left`: when it left the queue."""
-
-    __slots__ = ("gone", "id", "index", "left", "prepared", "sink", "waiting")
-
-    def __init__(self, prepared: Prepared, sink: Sink, index: int) -> None:
-        self.prepared = prepared
-        self.sink = sink
-        self.index = index
-        self.id = -1
-        self.waiting = Waiting(id=-1, tokens=prepared.tokens, rows=prepared.rows)
-        self.left = 0.0
-        self.gone = False
+from shared.serving.entry import Entry, Interruptible, Running
 
 
 class Permit:
@@ -60,6 +33,7 @@ class Permit:
         self.tokens = tokens
         self.size = size
         self.submitted: Sequence[Entry] = ()
+        self.entered = False
         self._queue = queue
 
     def __enter__(self) -> Self:
@@ -71,24 +45,44 @@ class Permit:
         self._queue.give_back(self)
 
 
-class BatchQueue:
-    """Entries waiting for one worker. `reserve`, `submit` and permits belong to the loop's thread, `take` to the worker's."""
+Form = Callable[..., Batch]
+"""`next_batch`, or another choice with its arguments."""
 
-    def __init__(self, *, clock: Clock, loop: asyncio.AbstractEventLoop, budget: Budget) -> None:
+
+NOTHING = Load()
+
+
+class BatchQueue:
+    """Entries waiting for the lanes of one version. `reserve`, `submit` and permits belong to the loop's thread, `take` to a lane's."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        budget: Budget,
+        lanes: int = 1,
+        form: Form = next_batch,
+    ) -> None:
+        """`form` chooses the next batch; another than ours is for comparing with ours."""
         self.budget = budget
+        self.lanes = lanes
+        self._form = form
         self._clock = clock
         self._loop = loop
         self._condition = threading.Condition(threading.Lock())
         self._waiting: dict[int, Entry] = {}
         self._waiting_tokens = 0
         self._waiting_rows = 0
-        self._running: Sequence[Entry] = ()
-        self._running_padded = 0
-        self._running_since = 0.0
+        self._running: dict[Interruptible, Running] = {}
+        self._retired: set[Interruptible] = set()
         self._closed = False
         self._next_id = 0
+        self.freed: Callable[[], None] | None = None
+        """Called, while it is set, whenever the queue becomes idle, or nothing is in use any more."""
         # Touched on the loop's thread only.
         self._permits = 0
+        self._using = 0
         self._reserved_entries = 0
         self._reserved_tokens = 0
         self._bytes = 0
@@ -104,6 +98,12 @@ class BatchQueue:
         self._bytes += ask.bytes
         self._idle.clear()
         return Permit(self, entries=ask.entries, tokens=ask.tokens, size=ask.bytes)
+
+    def enter(self, permit: Permit) -> None:
+        """From now on, until it is given back, `permit` is for a program that is in memory and must stay there."""
+        if not permit.entered:
+            permit.entered = True
+            self._using += 1
 
     def submit(
         self, permit: Permit, entries: Sequence[Entry], *, priority: int = 0, deadline: float | None = None
@@ -128,10 +128,11 @@ class BatchQueue:
                     priority=priority,
                     enqueued_at=now,
                     deadline=deadline,
+                    group=entry.prepared.group,
                 )
                 self._waiting[entry.id] = entry
                 self._count(entry, 1)
-            self._condition.notify()
+            self._condition.notify(len(entries))
         self._reserved_entries -= permit.entries
         self._reserved_tokens -= permit.tokens
         permit.entries = permit.tokens = 0
@@ -144,37 +145,55 @@ class BatchQueue:
         self._reserved_tokens -= permit.tokens
         self._bytes -= permit.size
         permit.entries = permit.tokens = permit.size = 0
-        if permit.submitted:
+        if not all(entry.done for entry in permit.submitted):
             with self._condition:
                 for entry in permit.submitted:
                     entry.gone = True
                     if self._waiting.pop(entry.id, None) is not None:
                         self._count(entry, -1)
-            permit.submitted = ()
+                for lane, running in self._running.items():
+                    if not running.is_wanted:
+                        lane.interrupt()
+        permit.submitted = ()
+        if permit.entered:
+            permit.entered = False
+            self._using -= 1
         if self._permits == 0:
             self._idle.set()
+        if self.freed is not None and self._using == 0:
+            self.freed()
 
-    def take(self) -> Sequence[Entry] | None:
-        """Block until there is something to compute and return it; None once the queue is closed. Worker's thread."""
+    def take(self, lane: Interruptible) -> Sequence[Entry] | None:
+        """Block until there is something for `lane` to compute; None once it is retired or the queue closed. The lane's thread."""
         with self._condition:
-            self._running = ()
-            self._running_padded = 0
+            self._running.pop(lane, None)
             while True:
-                while not self._waiting and not self._closed:
+                while not self._waiting and not self._closed and lane not in self._retired:
                     self._condition.wait()
                 if self._closed:
                     return None
+                if lane in self._retired:
+                    self._retired.discard(lane)
+                    self._condition.notify()  # it may have been woken for an entry, which is another lane's now
+                    return None
                 now = self._clock.monotonic()
-                batch = next_batch([entry.waiting for entry in self._waiting.values()], self.budget, now=now)
+                idle = max(1, self.lanes - len(self._running))
+                batch = self._form([entry.waiting for entry in self._waiting.values()], self.budget, now=now, idle=idle)
                 dropped = [self._leave(drop.id, now) for drop in batch.dropped]
                 if dropped:
                     self.post(_expire, dropped)
                 if batch.ids:
                     entries = [self._leave(chosen, now) for chosen in batch.ids]
-                    self._running = entries
-                    self._running_padded = batch.padded
-                    self._running_since = now
+                    # Under the lock: whoever gives up from now on interrupts this batch and no other.
+                    lane.resume()
+                    self._running[lane] = Running(entries, batch.padded, now)
                     return entries
+
+    def retire(self, lane: Interruptible) -> None:
+        """Let `lane` take nothing more; what it computes it finishes."""
+        with self._condition:
+            self._retired.add(lane)
+            self._condition.notify_all()
 
     def close(self, error: TidelineError | None = None) -> None:
         """Refuse what comes, fail what waits with `error`, and let `take` return None."""
@@ -202,22 +221,33 @@ class BatchQueue:
         """Until no permit is out."""
         await self._idle.wait()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody who has a permit has entered."""
+        return self._using > 0
+
     def load(self, cost: Cost, *, now: float) -> Load:
         """What waits and runs, and the seconds until a batch formed now would start."""
+        if self._permits == 0 and not self._running:
+            return NOTHING
         with self._condition:
             waiting, waiting_tokens, waiting_rows = len(self._waiting), self._waiting_tokens, self._waiting_rows
-            running, padded, since = self._running, self._running_padded, self._running_since
+            # What nobody waits for any more is being interrupted, and holds nobody back.
+            running = tuple(each for each in self._running.values() if each.is_wanted)
         queued = waiting + self._reserved_entries
         tokens = waiting_tokens + self._reserved_tokens
         # What is only reserved has no rows yet: one each.
         rows = waiting_rows + self._reserved_entries
         batches = max(-(-rows // self.budget.rows), -(-tokens // self.budget.tokens))
-        left = max(0.0, predict(cost, padded) - (now - since)) if running else 0.0
+        # The first lane to be free takes the next batch; all of them share what waits.
+        left = min((max(0.0, predict(cost, each.padded) - (now - each.since)) for each in running), default=0.0)
+        if len(running) < self.lanes:
+            left = 0.0
         return Load(
-            entries=queued + len(running),
-            tokens=tokens + sum(entry.waiting.padded for entry in running),
+            entries=queued + sum(len(each.entries) for each in running),
+            tokens=tokens + sum(entry.waiting.padded for each in running for entry in each.entries),
             bytes=self._bytes,
-            expected_wait=left + predict(cost, tokens, batches=batches),
+            expected_wait=left + predict(cost, tokens, batches=batches) / self.lanes,
         )
 
     @property
@@ -228,7 +258,15 @@ class BatchQueue:
     @property
     def running(self) -> int:
         """How many entries are being computed."""
-        return len(self._running)
+        return sum(len(each.entries) for each in tuple(self._running.values()))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits or is computed, and at most one request has a permit."""
+        if self._permits > 1 or self._waiting:
+            return False
+        # A lane whose results are out may not have come back for more yet.
+        return all(entry.done for each in tuple(self._running.values()) for entry in each.entries)
 
     def _leave(self, id: int, now: float) -> Entry:
         entry = self._waiting.pop(id)

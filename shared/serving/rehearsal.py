@@ -37,14 +37,21 @@ def warming(manifest: Manifest) -> tuple[Warming, Warming]:
     return Warming(_TEXT, {}), Warming((_TEXT * most)[: 2 * most], {})
 
 
-def differences(golden: Golden, variant: str, results: Iterable[tuple[int, Result]]) -> list[str]:
+def differences(
+    golden: Golden, variant: str, results: Iterable[tuple[int, Result]], *, precision: str = ""
+) -> list[str]:
     """How results differ from the golden set, each given with its item's place; empty where they do not.
+
+    A variant computed in another `precision` than its own is held to the widest tolerance that any variant of the version has:
+    so much its publisher lets pass as the same model. Where no variant is rounded, nothing may be.
 
     Raises:
         Corrupt: what the golden set expects has no meaning.
 
     """
     tolerance = golden.tolerances.get(variant, DEFAULT_TOLERANCE)
+    if precision:
+        tolerance = max((tolerance, *golden.tolerances.values()))
     found: list[str] = []
     for place, result in results:
         try:

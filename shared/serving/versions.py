@@ -8,55 +8,35 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
-import onnxruntime
-
 from shared.bundle.manifest import Manifest, Variant
 from shared.io.clock import Clock
 from shared.io.logs import Log
+from shared.io.processor import cores as cores_here
 from shared.protocol.errors import Refusal, Refused, TidelineError
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Where
+from shared.serving.arrangement import Arrangement
 from shared.serving.catalog import Listed
-from shared.serving.decide.admission import Limits
+from shared.serving.cores import Cores
+from shared.serving.decide.admission import Admitted, Ask, Limits
 from shared.serving.decide.batching import Budget
-from shared.serving.loaded import LoadedModel, Sessions, Tasks, explained
+from shared.serving.decide.residency import Keep, Key
+from shared.serving.entrance import Entrance
+from shared.serving.loaded import LoadedModel
 from shared.serving.metrics import EngineMetrics
-from shared.serving.sessions.onnx import CPU, OnnxSession
-from shared.serving.sessions.session import Session
-from shared.serving.tasks.choose import task_for
-
-Key = tuple[str, str, str]
-"""Tenant, name, version."""
-
-
-def open_session(path: Path, variant: Variant, threads: int) -> Session:
-    """The session of a program file.
-
-    Raises:
-        Refused: a runtime, or an execution provider of ONNX Runtime, that is not here.
-
-    """
-    if variant.runtime not in ("onnx", "onnxruntime"):
-        raise Refused(
-            "unknown runtime", kind=Refusal.UNSUPPORTED, field="runtime", value=variant.runtime, allowed="onnx"
-        )
-    wanted = variant.requirements.providers
-    available = onnxruntime.get_available_providers()
-    if missing := [name for name in wanted if name not in available]:
-        # ONNX Runtime would take the processor without a word.
-        raise Refused(
-            "no such execution provider here",
-            kind=Refusal.UNSUPPORTED,
-            field="requirements.providers",
-            value=", ".join(missing),
-            allowed=", ".join(available),
-        )
-    return OnnxSession(path, threads=threads, providers=tuple(dict.fromkeys((*wanted, *CPU))))
+from shared.serving.rearranging import rearrange
+from shared.serving.residency import Residency
+from shared.serving.room import Room
+from shared.serving.sessions.open import Sessions, open_session
+from shared.serving.tasks.choose import Tasks, task_for
+from shared.serving.tasks.rounded import rounded
+from shared.serving.worker import explained
 
 
 class Versions:
@@ -74,21 +54,31 @@ class Versions:
         sessions: Sessions = open_session,
         tasks: Tasks = task_for,
         prepare_threads: int = 2,
+        cores: Cores | None = None,
+        room: Room | None = None,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        """`limits` bound what waits and runs over all models; `where` is what answers say of themselves."""
+        """`limits` bound what waits and runs over all models; `where` is what answers say of themselves.
+
+        `cores` are shared by all models; None for those this process may run on. `room` is what their programs may take of
+        memory; None for no bound. `draw`, from [0, 1), spreads those who are asked to come back.
+        """
         self.metrics = metrics
         self._clock = clock
         self._log = log
-        self._limits = limits
         self._budget = budget
         self._where = where
         self._sessions = sessions
         self._tasks = tasks
+        self._cores = cores or Cores(cores_here())
         self._pool = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
+        self.room = room or Room(clock=clock, log=log, metrics=metrics.residency)
+        self.residency = Residency(self.room, clock=clock, log=log)
         self._models: dict[Key, LoadedModel] = {}
         self._active: dict[str, Mapping[str, str]] = {}
         self._loading: set[Key] = set()
         self._broken: dict[Key, Listed] = {}
+        self.entrance = Entrance(self._models, self.residency, active=self.active, limits=limits, draw=draw)
 
     async def load(
         self,
@@ -98,7 +88,7 @@ class Versions:
         folder: Path,
         variant: str,
         *,
-        threads: int = 1,
+        arrangement: Arrangement = Arrangement(),  # noqa: B008 - a frozen value
         loaded_as: str | None = None,
     ) -> LoadedModel:
         """Load and warm a version beside those that run; it answers versioned requests once this returns.
@@ -112,7 +102,7 @@ class Versions:
             digest: of the manifest's bytes.
             folder: where the bundle is installed.
             variant: which of the manifest's variants to run.
-            threads: cores one run may use.
+            arrangement: how it is to run on this machine.
             loaded_as: the name requests use, where it is not the manifest's.
 
         Raises:
@@ -142,20 +132,22 @@ class Versions:
         try:
             if before is not None:
                 await before.stop()
+                self.residency.forget(before)
                 del self._models[key]
-            return await self._bring_up(key, manifest, digest=digest, folder=folder, program=program, threads=threads)
+            return await self._bring_up(
+                key, manifest, digest=digest, folder=folder, program=program, arrangement=arrangement
+            )
         finally:
             self._loading.discard(key)
 
     async def _bring_up(
-        self, key: Key, manifest: Manifest, *, digest: str, folder: Path, program: Variant, threads: int
+        self, key: Key, manifest: Manifest, *, digest: str, folder: Path, program: Variant, arrangement: Arrangement
     ) -> LoadedModel:
         tenant, name, _ = key
         variant = program.name
         self._broken.pop(key, None)
         try:
-            session = self._sessions(folder / program.files[0], program, threads)
-            task = await asyncio.to_thread(self._tasks, manifest, folder)
+            model = await self._made(key, manifest, folder, digest=digest, program=program, arrangement=arrangement)
         except TidelineError as error:
             self._broken[key] = Listed(
                 tenant=tenant,
@@ -168,37 +160,63 @@ class Versions:
                 reason=explained(error),
             )
             raise
-        model = LoadedModel(
-            tenant=tenant,
-            name=name,
+        self._models[key] = model
+        try:
+            await self.residency.first(model)
+            model.enter(ModelState.WARMING)
+            await model.warm(folder)
+        except BaseException as error:
+            model.enter(ModelState.FAILED, explained(error))
+            model.queue.close()
+            model.program.put_away()
+            self.residency.forget(model)
+            raise
+        model.enter(ModelState.READY)
+        self.residency.ready(model)
+        self._log.info("model ready", model=name, version=manifest.version, variant=variant, tenant=tenant)
+        return model
+
+    async def _made(
+        self, key: Key, manifest: Manifest, folder: Path, *, digest: str, program: Variant, arrangement: Arrangement
+    ) -> LoadedModel:
+        before = self.room.resident()
+        task = await asyncio.to_thread(self._tasks, manifest, folder)
+        # A tokenizer stays while its version is loaded, whether or not its program is in memory.
+        self.room.base += max(0, self.room.resident() - before)
+        return LoadedModel(
+            tenant=key[0],
+            name=key[1],
             manifest=manifest,
             digest=digest,
-            variant=variant,
-            session=session,
-            task=task,
+            variant=program.name,
+            open=lambda how: self._sessions(folder / program.files[0], program, how),
+            folder=folder,
+            task=rounded(task, manifest, arrangement),
             budget=self._budget,
+            arrangement=arrangement,
+            cores=self._cores,
             where=self._where,
             clock=self._clock,
             log=self._log,
             metrics=self.metrics,
             pool=self._pool,
         )
-        self._models[key] = model
-        try:
-            await model.start()
-            model.enter(ModelState.WARMING)
-            await model.warm(folder)
-        except BaseException as error:
-            model.enter(ModelState.FAILED, explained(error))
-            model.queue.close()
-            raise
-        model.enter(ModelState.READY)
-        self._log.info("model ready", model=name, version=manifest.version, variant=variant, tenant=tenant)
-        return model
+
+    async def rearrange(self, tenant: str, name: str, version: str, arrangement: Arrangement, folder: Path) -> bool:
+        """Run a version in another way from now on, without a gap; whether there was such a version, and room for that.
+
+        Raises:
+            Refused, Corrupt: it cannot run like this; it runs as it did.
+
+        """
+        model = self._models.get((tenant, name, version))
+        return model is not None and await rearrange(self.room, model, arrangement, folder)
 
     async def check_golden(self, model: LoadedModel, folder: Path) -> list[str]:
-        """What a loaded version answers differently from its golden set."""
-        return await model.check_golden(folder)
+        """What a loaded version answers differently from its golden set; it is brought into memory for that."""
+        with model.queue.reserve(Admitted(ask=Ask(entries=0, tokens=0), predicted=0.0)) as stay:
+            await self.residency.enter(model, stay)
+            return await model.check_golden(folder)
 
     def activate(self, tenant: str, versions: Mapping[str, str]) -> None:
         """Swap the whole map (name -> version) of what `tenant`'s unversioned requests get, at once.
@@ -223,6 +241,14 @@ class Versions:
         """The version by name that unversioned requests get."""
         return self._active.get(tenant, MappingProxyType({}))
 
+    def hold(self, tenant: str, keeps: Mapping[tuple[str, str], Keep]) -> None:
+        """How firmly versions of `tenant` are held in memory, by name and version; all others are held as any."""
+        self.residency.keep(tenant, keeps)
+
+    def bound(self, memory_bytes: int | None) -> None:
+        """From now on programs may take `memory_bytes` at most, or the process's own bound where that is less."""
+        self.residency.bound(memory_bytes)
+
     async def unload(self, tenant: str, name: str, version: str, *, patience: float = 10.0) -> None:
         """Take no new request, let those that wait finish for at most `patience` seconds, then free everything.
 
@@ -244,12 +270,14 @@ class Versions:
             self._log.warning("model did not drain", model=name, version=version, seconds=patience)
         if not await model.stop():
             self._log.warning("model thread did not end", model=name, version=version)
+        self.residency.forget(model)
         del self._models[key]
         self._log.info("model unloaded", model=name, version=version, tenant=tenant)
 
     async def close(self) -> None:
         """Unload everything at once."""
         await asyncio.gather(*(self.unload(*key, patience=0.0) for key in tuple(self._models)))
+        await self.residency.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def models(self, tenant: str | None = None) -> Sequence[Listed]:

@@ -9,7 +9,7 @@ PACKAGES = ("shared", "edge_agent", "cloud_core")
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "base"}
 MAX_LINES = 300
 
-PURE_FILES = ("shared/bundle/manifest.py", "shared/bundle/chunks.py")
+PURE_FILES = ("shared/bundle/manifest.py", "shared/bundle/chunks.py", "shared/serving/arrangement.py")
 PURE_FOLDERS = ("shared/protocol", "shared/serving/decide", "edge_agent/decide", "cloud_core/decide")
 PURE_IMPORTS = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq",
@@ -138,7 +138,12 @@ def house(path: str, source: str) -> Iterator[str]:
 
 
 def sources(*folders: str) -> Iterator[tuple[str, str]]:
-    """Every Python file below the folders, as (path relative to the root, text)."""
+    """Every Python file below the folders, as (path relative to the root, text).
+
+    What lies below a hidden folder is not ours: benchmarks install their peers into `bench/.venvs`.
+    """
     for folder in folders:
         for file in sorted((ROOT / folder).rglob("*.py")):
-            yield file.relative_to(ROOT).as_posix(), file.read_text()
+            path = file.relative_to(ROOT)
+            if not any(part.startswith(".") for part in path.parts):
+                yield path.as_posix(), file.read_text()

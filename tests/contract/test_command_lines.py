@@ -82,7 +82,7 @@ def test_the_commands_of_the_contract_are_there() -> None:
         ("cloud-core", "serve"), ("cloud-core", "migrate"), ("cloud-core", "replica"), ("cloud-core", "demo"),
         ("cloud-core", "user", "add"), ("cloud-core", "token", "create"),
         ("edge-agent", "run"), ("edge-agent", "serve"), ("edge-agent", "enrol"), ("edge-agent", "status"),
-        ("edge-agent", "infer"), ("fleetctl", "login"), ("fleetctl", "top"),
+        ("edge-agent", "tune"), ("edge-agent", "infer"), ("fleetctl", "login"), ("fleetctl", "top"),
     }  # fmt: skip
     assert expected <= EVERY.keys()
     assert {words[1] for words in EVERY if words[0] == "fleetctl"} >= {

@@ -209,7 +209,11 @@ def test_binary_tensors_both_ways(edge: Edge) -> None:
     answer = edge.post(INFER, head + blob, **sent)
     assert [each["data"] for each in answer.json["outputs"]] == [["正面"]]
 
-    for length in ("x", "0", "99999", "-1"):
+    sent["Inference_Header_Content_Length"] = "0"
+    answer = edge.post(INFER, encoded, **sent)
+    assert answer.status == 200, "the whole body is the one input"
+
+    for length in ("x", "99999", "-1"):
         sent["Inference_Header_Content_Length"] = length
         answer = edge.post(INFER, head + blob, **sent)
         assert (answer.status, answer.json.keys()) == (400, {"error"}), length

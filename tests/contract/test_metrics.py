@@ -26,6 +26,11 @@ EDGE = COMPUTES | {
     "tideline_breaker_state": {"state"},
     "tideline_convergence_seconds": set(),
     "tideline_telemetry_dropped_total": {"reason"},
+    "tideline_cache_total": {"result"},
+    "tideline_cache_evicted_total": set(),
+    "tideline_cache_bytes": set(),
+    "tideline_cache_entries": set(),
+    "tideline_shadow_total": VERSION | {"result", "reason"},
 }
 GATEWAY = {
     "tideline_requests_total": VERSION | {"where", "outcome"},
@@ -34,7 +39,11 @@ GATEWAY = {
     "tideline_replica_outstanding": {"replica"},
 }
 LOOPS = {"tideline_devices": {"state"}, "tideline_convergence_seconds": set()}
-SILENT = {"tideline_shed_total", "tideline_telemetry_dropped_total"}
+SILENT = {
+    "tideline_shed_total",
+    "tideline_telemetry_dropped_total",
+    "tideline_shadow_total",
+}
 """Counted by a label that nothing has had to count yet: named, without a sample."""
 
 

@@ -19,6 +19,7 @@ on_overload = "smaller-model"
 offline_lease_s = 86400
 split = {"1.2.0" = 80, "1.3.0" = 20}
 shadow = "1.4.0"
+cache_bytes = 16777216
 
 [cloud_budget]
 per_minute = 600
@@ -27,6 +28,7 @@ per_day = 10000
 [models.ner-zh]
 mode = "local-only"
 deadline_ms = 50
+cache_bytes = 0
 """
 
 
@@ -43,13 +45,30 @@ def test_every_key_of_the_contract_in_both_forms() -> None:
     assert (policy.cloud_budget.per_minute, policy.cloud_budget.per_day) == (600, 10000)
     assert (policy.privacy_tags, policy.on_overload) == (("local-only", "medical"), OnOverload.SMALLER_MODEL)
     assert (policy.offline_lease_s, policy.split, policy.shadow) == (86400, {"1.2.0": 80, "1.3.0": 20}, "1.4.0")
+    assert policy.cache_bytes == 16 << 20
     own, others = rules_for(policy, "ner-zh"), rules_for(policy, "sentiment-zh")
     assert (own.mode, own.deadline_ms, own.confidence_below) == (Mode.LOCAL_ONLY, 50, 0.6)
     assert (others.mode, others.deadline_ms) == (Mode.CASCADE, 250)
+    assert (own.cache_bytes, others.cache_bytes) == (0, 16 << 20)
 
 
 def test_an_empty_document_is_a_policy() -> None:
     assert parse_policy(b"", form="toml") == parse_policy(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("document", "kept"),
+    [
+        ({}, 0),
+        ({"cache_bytes": 4096}, 4096),
+        ({"cache_bytes": 4096, "mode": "cloud-only"}, 0),
+        ({"on_overload": "cached"}, 8 << 20),
+        ({"on_overload": "cached", "cache_bytes": 4096}, 4096),
+        ({"on_overload": "cached", "cache_bytes": 0}, 0),
+    ],
+)
+def test_how_much_is_kept_of_a_version_s_answers(document: Any, kept: int) -> None:
+    assert rules_for(parse_policy(json.dumps(document).encode()), "any").kept_bytes == kept
 
 
 @pytest.mark.parametrize("value", ["local-only", "cloud-only", "local-first", "fastest", "cascade"])
@@ -83,6 +102,11 @@ def test_everything_to_do_on_overload(value: str) -> None:
         ({"split": {"1.0.0": -1}}, "$.split.1.0.0"),
         ({"split": {"1.0.0": 0}}, "$.split"),
         ({"shadow": "newest"}, "$.shadow"),
+        ({"cache_bytes": -1}, "$.cache_bytes"),
+        ({"cache_bytes": 2**40}, "$.cache_bytes"),
+        ({"cache_bytes": 1.5}, "$.cache_bytes"),
+        ({"cache_bytes": True}, "$.cache_bytes"),
+        ({"models": {"ner-zh": {"cache_bytes": -1}}}, "$.models.ner-zh.cache_bytes"),
         ({"models": {"ner-zh": {"mode": "sideways"}}}, "$.models.ner-zh.mode"),
         ({"models": {"ner-zh": {"deadline_ms": 0}}}, "$.models.ner-zh.deadline_ms"),
         ([], "$"),

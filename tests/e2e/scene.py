@@ -87,7 +87,8 @@ class Scene:
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    async def start(self) -> None:
+    async def start_cloud(self) -> None:
+        """The cloud, a published model, and a group without devices."""
         self._session = aiohttp.ClientSession()
         self.fleet = Fleet(self._session, self.platform.api)
         if self.mosquitto is not None:
@@ -98,6 +99,9 @@ class Scene:
         model = next(path for path in shipped_models() if path.name == "sentiment-zh")
         await self.fleetctl("models", "publish", str(model))
         await self.fleet.call("POST", "/groups", {"name": "shops"})
+
+    async def start(self) -> None:
+        await self.start_cloud()
         for name in EDGES:
             made = await self.fleet.call("POST", "/devices", {"device": name, "groups": ["shops"]})
             await self.platform.start_edge(name, token=made["enrol_token"])

@@ -81,10 +81,15 @@ def test_wrong_inputs_are_the_callers_and_a_closed_session_is_nobodys(program: P
     session.load()
     with pytest.raises(Refused):
         session.run({"input_ids": feeds(1, 2)["input_ids"]})
-    session.terminate()
+    session.interrupt()
     with pytest.raises(Transient):
         session.run(feeds(1, 2))
+    session.resume()
+    other = session.sibling()
     session.close()
+    with pytest.raises(Transient):
+        session.run(feeds(1, 2))
+    assert len(next(iter(other.run(feeds(1, 2)).values()))) == 1
 
 
 def rewritten(program: Path, change) -> None:

@@ -7,7 +7,9 @@ Rules, in order:
    so a steady stream of urgent requests cannot starve the rest;
 3. the first-ranked entry is always in the batch: whatever its length, it makes progress;
 4. among the entries at the head of the ranking, those nearest to it in length fill the batch, because a padded batch
-   costs rows x longest; the batch never exceeds the budget of rows or padded tokens unless the first entry alone does.
+   costs rows x longest; the batch never exceeds the budget of rows or padded tokens unless the first entry alone does;
+5. entries of different groups, such as arrays whose shapes do not agree, never share a batch;
+6. lanes that are idle at the same moment share what waits evenly: two half batches at once are done before one whole.
 """
 
 import heapq
@@ -32,7 +34,8 @@ class DropReason(StrEnum):
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """One waiting entry: `rows` rows of `tokens` tokens each, such as the windows of a long text.
 
-    `priority` is OIP's (0 default, 1 highest); times on one monotonic clock, in seconds.
+    `priority` is OIP's (0 default, 1 highest); times on one monotonic clock, in seconds. Only entries of one `group` may be
+    computed together.
     """
 
     id: int
@@ -41,6 +44,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     enqueued_at: float = 0.0
     deadline: float | None = None
+    group: str = ""
 
     @property
     def padded(self) -> int:
@@ -53,6 +57,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: int = 4096
     rows: int = 32
+
+
+def bounded(own: Budget, *, rows: int | None, tokens: int | None, alone: bool) -> Budget:
+    """The bounds of a version's batches: the engine's `own` where nothing else was chosen; `alone`: its items share none."""
+    return Budget(rows=1 if alone else rows or own.rows, tokens=tokens or own.tokens)
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +80,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """rows x longest of what is computed."""
 
 
-def next_batch(waiting: Sequence[Waiting], budget: Budget, *, now: float) -> Batch:
-    """The next batch from what waits; empty only when nothing but expired entries waits."""
+def next_batch(waiting: Sequence[Waiting], budget: Budget, *, now: float, idle: int = 1) -> Batch:
+    """The next batch from what waits; empty only when nothing but expired entries waits.
+
+    `idle` is how many lanes are free to take one, the asking one included: they share what waits.
+    """
     dropped = tuple(
         Drop(id=entry.id, reason=DropReason.EXPIRED)
         for entry in waiting
@@ -81,14 +93,16 @@ def next_batch(waiting: Sequence[Waiting], budget: Budget, *, now: float) -> Bat
     live = [entry for entry in waiting if entry.deadline is None or entry.deadline > now]
     if not live:
         return Batch(dropped=dropped)
-    first, *others = heapq.nsmallest(budget.rows * WINDOW, live, key=_rank)
+    bound = min(budget.rows, -(-sum(entry.rows for entry in live) // idle)) if idle > 1 else budget.rows
+    first, *others = heapq.nsmallest(bound * WINDOW, live, key=_rank)
     chosen, longest, rows = [first], first.tokens, first.rows
     # Nearest in length first: shorter ones cost what the first one costs anyway, longer ones stretch every row.
-    for entry in sorted(others, key=lambda entry: abs(entry.tokens - first.tokens)):
-        if rows >= budget.rows:
+    alike = (entry for entry in others if entry.group == first.group)
+    for entry in sorted(alike, key=lambda entry: abs(entry.tokens - first.tokens)):
+        if rows >= bound:
             break
         stretched, more = max(longest, entry.tokens), rows + entry.rows
-        if more <= budget.rows and stretched * more <= budget.tokens:
+        if more <= bound and stretched * more <= budget.tokens:
             chosen.append(entry)
             longest, rows = stretched, more
     return Batch(ids=tuple(entry.id for entry in chosen), dropped=dropped, padded=longest * rows)

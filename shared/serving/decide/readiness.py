@@ -15,13 +15,14 @@ READY = "ready"
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One model version: `state` in the words of `ModelState`."""
+    """One model version: `state` in the words of `ModelState`; `resident`: its program is in memory, None where nobody knows."""
 
     name: str
     version: str
     state: str
     active: bool = False
     reason: str = ""
+    resident: bool | None = None
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):

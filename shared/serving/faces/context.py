@@ -4,6 +4,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from shared.io.clock import Clock
@@ -18,27 +19,35 @@ from shared.serving.faces.readiness import Readiness
 PrincipalOf = Callable[[web.Request], Awaitable[str]]
 """The tenant a request is made for; raises `Refused` (unauthenticated, forbidden) where it may not be made."""
 
+Early = Callable[[Request], None]
+"""Sees a request before its body is read, with what the headers say of it (`model` is empty where the body names it, `body_bytes` what
+was declared); raises `Overloaded` where nothing in the body could change that it is turned away."""
+
 MAX_DEADLINE_MS = 86_400_000.0
 MAX_ITEMS = 1024
 """Texts in one request."""
-LARGE = 256 * 1024
-"""Bytes from which a body is decoded off the loop: milliseconds that other requests would wait."""
 
 
 class Ports(NamedTuple):
-    """What the faces of one process are given."""
+    """What the faces of one process are given. `early`: None where every request is read before it is judged.
+
+    `lag`: seconds that a request has waited for the event loop when it is seen; its deadline counts from before.
+    """
 
     answer: Answer
     catalog: Catalog
     clock: Clock
     principal_of: PrincipalOf
     max_body: int = MAX_BODY
+    early: Early | None = None
+    lag: Callable[[], float] = lambda: 0.0
 
 
 class GrpcPorts(NamedTuple):
     """What the gRPC face of one process is given.
 
-    `tenant_of`: as `PrincipalOf`, of a call's metadata (names in any case) and whether it only looks.
+    `tenant_of`: as `PrincipalOf`, of a call's metadata (names in any case) and whether it only looks. `message_s`: how long
+    the message of a call may take to come.
     """
 
     answer: Answer
@@ -48,18 +57,24 @@ class GrpcPorts(NamedTuple):
     tenant_of: Callable[[Mapping[str, str], bool], Awaitable[str]]
     log: Log
     max_body: int = MAX_BODY
+    message_s: float = 120.0
+    connections: int = 2048
 
 
-async def context_of(request: web.Request, ports: Ports, *, version: str | None = None) -> Request:
-    """A `Request` with everything but its model and items.
+async def context_of(request: web.Request, ports: Ports, *, model: str = "", version: str | None = None) -> Request:
+    """A `Request` with everything but its model and items; `model` is what its path names.
 
     Raises:
         Refused: who asks may not, or a header is malformed.
+        Overloaded: it is turned away unread.
 
     """
     tenant = await ports.principal_of(request)
-    now = ports.clock.monotonic()
-    return context_in(request.headers, id=request[REQUEST_ID], tenant=tenant, version=version, now=now)
+    now = ports.clock.monotonic() - ports.lag()
+    context = context_in(request.headers, id=request[REQUEST_ID], tenant=tenant, version=version, now=now)
+    if ports.early is not None:
+        ports.early(msgspec.structs.replace(context, model=model, body_bytes=request.content_length or 0))
+    return context
 
 
 def context_in(headers: Mapping[str, str], *, id: str, tenant: str, version: str | None, now: float) -> Request:
@@ -71,8 +86,12 @@ def context_in(headers: Mapping[str, str], *, id: str, tenant: str, version: str
     """
     deadline = _number(headers.get(Header.DEADLINE_MS), Header.DEADLINE_MS)
     privacy = headers.get(Header.PRIVACY)
-    if privacy is not None and len(privacy) > 128:
-        raise Refused("too long", field=Header.PRIVACY, value=privacy, allowed="at most 128 characters")
+    if privacy is not None and (len(privacy) > 128 or not privacy.isprintable()):
+        raise Refused("no tags", field=Header.PRIVACY, value=privacy, allowed="at most 128 characters that can be read")
+    trace = headers.get(Header.TRACEPARENT)
+    if trace is not None and (len(trace) > 128 or not (trace.isascii() and trace.isprintable())):
+        # W3C Trace Context: what cannot be read is passed over, and never handed on.
+        trace = None
     priority = headers.get(Header.PRIORITY)
     if priority is not None and not (priority.isascii() and priority.isdigit() and len(priority) < 10):
         raise Refused(
@@ -86,7 +105,7 @@ def context_in(headers: Mapping[str, str], *, id: str, tenant: str, version: str
         deadline=now + deadline / 1e3 if deadline is not None else None,
         priority=int(priority) if priority is not None else 0,
         privacy=privacy,
-        trace=headers.get(Header.TRACEPARENT),
+        trace=trace,
     )
 
 

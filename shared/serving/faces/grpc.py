@@ -1,7 +1,7 @@
 """The gRPC face: Open Inference Protocol v2 as `inference.GRPCInferenceService`. Parse, ask the one port, respond.
 
 Names and messages are KServe's with Triton's additions, so that an unmodified `tritonclient` works. Methods that would change
-the server (loading models, shared memory, tracing, logs) are not there.
+the server (shared memory, tracing, logs) are not there; loading and unloading say why they refuse.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,14 @@ from shared.serving.faces.grpc_infer import asked, message_of
 from shared.serving.faces.grpc_messages import INFERENCE
 from shared.serving.faces.grpc_stream import StreamInfer
 from shared.serving.faces.grpc_wire import Message
-from shared.serving.oip_models import configuration, every_statistics, metadata, repository_index, server_metadata
+from shared.serving.oip_models import (
+    configuration,
+    every_statistics,
+    metadata,
+    read_only,
+    repository_index,
+    server_metadata,
+)
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -39,12 +46,14 @@ def service(ports: GrpcPorts, flights: Flights) -> Any:
         "ModelConfig": face.config,
         "ModelStatistics": face.stats,
         "RepositoryIndex": face.index,
+        "RepositoryModelLoad": face.control,
+        "RepositoryModelUnload": face.control,
     }
     methods = {
-        name: unary(partial(parsed, INFERENCE[f"{name}Request"]), answer, ports.log, flights)
+        name: unary(partial(parsed, INFERENCE[f"{name}Request"]), answer, ports.log, flights, ports.message_s)
         for name, answer in answers.items()
     }
-    methods["ModelInfer"] = unary(bytes, face.infer, ports.log, flights)
+    methods["ModelInfer"] = unary(bytes, face.infer, ports.log, flights, ports.message_s)
     methods["ModelStreamInfer"] = StreamInfer(ports, flights).method()
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -113,6 +122,11 @@ class GrpcFace:
         call.answered()
         told = repository_index(self._ports.catalog.models(tenant), ready=message.ready)
         return _message("RepositoryIndexResponse", {"models": told})
+
+    async def control(self, message: Message, call: Call) -> Message:
+        """Loading and unloading, which clients may not."""
+        await self._ports.tenant_of(call.headers, True)
+        raise read_only(message.model_name)
 
     async def _picked(self, message: Message, call: Call) -> Listed:
         tenant = await self._ports.tenant_of(call.headers, True)

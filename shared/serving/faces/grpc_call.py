@@ -5,7 +5,8 @@ as `google.rpc` details, the stable code and, where the error knows when to come
 are told as well.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,11 +18,12 @@ from multidict import CIMultiDict
 from shared.io.logs import Log
 from shared.io.problems import failure_of
 from shared.io.request_ids import request_id_of
-from shared.protocol.errors import Corrupt, Refused, TidelineError
+from shared.io.web import LARGE
+from shared.protocol.errors import Corrupt, Refusal, Refused, TidelineError
 from shared.protocol.status import status_of
 from shared.protocol.topics import Header
 from shared.serving.answer import Request, Response
-from shared.serving.faces.context import LARGE, context_in, headers_of
+from shared.serving.faces.context import context_in, headers_of
 from shared.serving.faces.grpc_bounds import check_parts
 from shared.serving.faces.grpc_messages import STATUS
 from shared.serving.faces.grpc_wire import Message
@@ -87,16 +89,18 @@ def unary(
     handle: Callable[[Any, Call], Awaitable[Message]],
     log: Log,
     around: AbstractContextManager[None],
+    patience: float,
 ) -> Any:
     """The gRPC method that lets `handle` answer what `parse` makes of a message, and says what went wrong.
 
-    Each call runs inside `around`, which may refuse it.
+    Each call runs inside `around`, which may refuse it, and its message has `patience` seconds to come.
     """
 
-    async def method(data: bytes, context: Any) -> bytes:
+    async def method(_: AsyncIterator[bytes], context: Any) -> bytes:
         call = Call(context)
         try:
             with around:
+                data = await _message_in(context, patience)
                 answer: bytes = (await handle(parse(data), call)).SerializeToString()
         except Exception as error:
             told(error, call, log)
@@ -104,8 +108,9 @@ def unary(
             raise
         return answer
 
-    # Without (de)serializers bytes come and go, and what cannot be parsed is refused as everything else is.
-    return grpc.unary_unary_rpc_method_handler(method)
+    # Without (de)serializers bytes come and go, and what cannot be parsed is refused as everything else is. On the wire a
+    # stream of one message is one message; gRPC itself would wait for it without end, before it asks us anything.
+    return grpc.stream_unary_rpc_method_handler(method)
 
 
 def parsed(into: Message, data: bytes) -> Message:
@@ -129,6 +134,18 @@ def told(error: BaseException, call: Call, log: Log) -> None:
         log.error("request failed", code=error.code, error=error.message, request_id=call.id, exc_info=error)
     elif not isinstance(error, TidelineError):
         log.error("unexpected error in a request", request_id=call.id, exc_info=error)
+
+
+async def _message_in(context: Any, patience: float) -> bytes:
+    try:
+        async with asyncio.timeout(patience):
+            data: bytes | object = await context.read()
+    except TimeoutError as error:
+        allowed = f"all of it in {patience:g} s"
+        raise Refused("the message came too slowly", kind=Refusal.TOO_SLOW, field="message", allowed=allowed) from error
+    if not isinstance(data, bytes):
+        raise Refused("no message", field="message", allowed="one")
+    return data
 
 
 def _detail(name: str, message: Message) -> Message:

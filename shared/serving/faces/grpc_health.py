@@ -20,7 +20,9 @@ WATCH_S = 1.0
 _LIVENESS = "liveness"
 
 
-def service(readiness: Readiness, services: tuple[str, ...], stopping: asyncio.Event, log: Log) -> Any:
+def service(
+    readiness: Readiness, services: tuple[str, ...], stopping: asyncio.Event, log: Log, message_s: float
+) -> Any:
     """The service, for a server that has `services`; none of them serves once `stopping` is set."""
     known = ("", _LIVENESS, "readiness", *services)
 
@@ -56,7 +58,7 @@ def service(readiness: Readiness, services: tuple[str, ...], stopping: asyncio.E
                     await stopping.wait()
 
     methods = {
-        "Check": unary(partial(parsed, HEALTH["HealthCheckRequest"]), check, log, contextlib.nullcontext()),
+        "Check": unary(partial(parsed, HEALTH["HealthCheckRequest"]), check, log, contextlib.nullcontext(), message_s),
         "Watch": grpc.unary_stream_rpc_method_handler(watch),
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)

@@ -4,9 +4,10 @@ import asyncio
 from functools import partial
 from typing import NamedTuple
 
+from shared.io.web import LARGE
 from shared.serving.answer import Request, Response
 from shared.serving.catalog import Listed, pick
-from shared.serving.faces.context import LARGE, GrpcPorts, checked_count
+from shared.serving.faces.context import GrpcPorts, checked_count
 from shared.serving.faces.grpc_call import Call, parsed
 from shared.serving.faces.grpc_messages import INFERENCE
 from shared.serving.faces.grpc_tensors import arrays_in, parameters_in, put_arrays, put_parameters

@@ -121,6 +121,12 @@ INFERENCE = messages(
             uint64 execution_count = 5
             InferStatistics inference_stats = 6
             repeated InferBatchStatistics batch_stats = 7
+            repeated MemoryUsage memory_usage = 8
+        """,
+        "MemoryUsage": """
+            string type = 1
+            int64 id = 2
+            uint64 byte_size = 3
         """,
         "InferStatistics": """
             StatisticDuration success = 1
@@ -147,6 +153,14 @@ INFERENCE = messages(
             bool ready = 2
         """,
         "RepositoryIndexResponse": "repeated ModelIndex models = 1",
+        "RepositoryModelLoadRequest": """
+            string repository_name = 1
+            string model_name = 2
+        """,
+        "RepositoryModelUnloadRequest": """
+            string repository_name = 1
+            string model_name = 2
+        """,
         "ModelIndex": """
             string name = 1
             string version = 2

@@ -16,6 +16,10 @@ _IDLE_MS = 60_000
 """After how much silence a client is asked whether it still lives: one that vanished must not hold its stream for ever."""
 _PING_MS = 5_000
 """How often a client may ask us the same."""
+_HANDSHAKE_MS = 10_000
+"""How long a connection may take to begin to speak HTTP/2."""
+_STREAMS = 1024
+"""Calls of one connection at once; its client holds the others back."""
 _FLUSH_S = 1.0
 """How long the last answers have to get out when the server is closed."""
 
@@ -29,6 +33,9 @@ class GrpcServer:
             options=(
                 ("grpc.max_receive_message_length", ports.max_body),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_allowed_incoming_connections", ports.connections),
+                ("grpc.max_concurrent_streams", _STREAMS),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
                 # Or a second server would get half the connections of the first instead of an error.
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", _IDLE_MS),
@@ -39,7 +46,9 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers(
             (
                 face.service(ports, self._flights),
-                grpc_health.service(ports.readiness, (face.SERVICE,), self._flights.stopping, ports.log),
+                grpc_health.service(
+                    ports.readiness, (face.SERVICE,), self._flights.stopping, ports.log, ports.message_s
+                ),
             )
         )
 

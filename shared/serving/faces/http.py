@@ -1,6 +1,5 @@
 """The HTTP face: all inference routes, and Open Inference Protocol v2 itself. Parse, ask the one port, respond."""
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,16 +7,24 @@ import msgspec
 from aiohttp import web
 
 from shared.io.clock import Clock
-from shared.io.web import MAX_BODY, check_media_type, json_response, read_body, read_json
+from shared.io.loop_lag import LoopLag
+from shared.io.web import MAX_BODY, check_media_type, expecting, json_response, off_the_loop, read_body, read_json
 from shared.protocol.errors import Refused
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Answer
 from shared.serving.catalog import Catalog, Listed, pick
 from shared.serving.faces import openai, plain
-from shared.serving.faces.context import LARGE, Ports, PrincipalOf, checked_count, context_of, headers_of
+from shared.serving.faces.context import Early, Ports, PrincipalOf, checked_count, context_of, headers_of
 from shared.serving.faces.readiness import Readiness
 from shared.serving.oip import BINARY, JSON, decode_request, encode_response
-from shared.serving.oip_models import configuration, every_statistics, metadata, repository_index, server_metadata
+from shared.serving.oip_models import (
+    configuration,
+    every_statistics,
+    metadata,
+    read_only,
+    repository_index,
+    server_metadata,
+)
 from shared.serving.oip_tensors import HEADER_LENGTH
 
 
@@ -29,6 +36,8 @@ def routes(
     principal_of: PrincipalOf,
     readiness: Readiness,
     max_body: int = MAX_BODY,
+    early: Early | None = None,
+    lag: LoopLag | None = None,
 ) -> list[web.RouteDef]:
     """Every inference route, to be mounted on an application with `shared.io.web.middlewares`.
 
@@ -39,24 +48,31 @@ def routes(
         principal_of: the tenant of a request; may refuse it.
         readiness: what `/v2/health/ready` says.
         max_body: bytes of a request's body.
+        early: what may turn requests away before their bodies are read; None reads them all.
+        lag: how late the event loop is; None for a watch of its own.
 
     """
-    ports = Ports(answer, catalog, clock, principal_of, max_body)
+    ports = Ports(answer, catalog, clock, principal_of, max_body, early, (lag or LoopLag(clock)).seconds)
     face = OipFace(ports, readiness)
+    model = "/v2/models/{model}"
     routes = [
+        # First, because paths are tried in this order.
+        web.post(f"{model}/infer", face.infer, expect_handler=expecting(max_body)),
+        web.post(f"{model}/versions/{{version}}/infer", face.infer, expect_handler=expecting(max_body)),
         web.get("/v2", face.server),
         web.get("/v2/health/live", face.live),
         web.get("/v2/health/ready", face.ready),
         web.post("/v2/repository/index", face.index),
+        web.post("/v2/repository/models/{model}/load", face.control),
+        web.post("/v2/repository/models/{model}/unload", face.control),
         web.get("/v2/models/stats", face.stats),
     ]
-    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+    for path in (model, f"{model}/versions/{{version}}"):
         routes += [
             web.get(path, face.model),
             web.get(f"{path}/ready", face.model_ready),
             web.get(f"{path}/config", face.configuration),
             web.get(f"{path}/stats", face.stats),
-            web.post(f"{path}/infer", face.infer),
         ]
     return [*routes, *plain.routes(ports), *openai.routes(ports)]
 
@@ -75,15 +91,16 @@ class OipFace:
     async def infer(self, request: web.Request) -> web.Response:
         """One inference, JSON or binary."""
         version = request.match_info.get("version")
-        context = await context_of(request, self._ports, version=version)
-        model = pick(self._ports.catalog.models(context.tenant), request.match_info["model"], version)
+        name = request.match_info["model"]
+        context = await context_of(request, self._ports, model=name, version=version)
+        model = pick(self._ports.catalog.models(context.tenant), name, version)
         if request.content_type != BINARY:
             # aiohttp says octet-stream where a client says nothing, as tritonclient does.
             check_media_type(request.content_type, JSON, BINARY)
         body = await read_body(request, self._ports.max_body)
         now = self._ports.clock.monotonic()
         decode = partial(decode_request, body, _header_length(request), model, context, now=now)
-        asked, wishes = await asyncio.to_thread(decode) if len(body) > LARGE else decode()
+        asked, wishes = await off_the_loop(request, len(body), decode)
         if asked.texts is not None:
             checked_count(asked.texts, "inputs[0].shape")
         response = await self._ports.answer.answer(asked)
@@ -131,6 +148,11 @@ class OipFace:
         tenant = await self._ports.principal_of(request)
         asked = await read_json(request, _IndexRequest, limit=65536, optional=True)
         return json_response(repository_index(self._ports.catalog.models(tenant), ready=asked.ready))
+
+    async def control(self, request: web.Request) -> web.Response:
+        """Loading and unloading, which clients may not."""
+        await self._ports.principal_of(request)
+        raise read_only(request.match_info["model"])
 
     async def _picked(self, request: web.Request) -> tuple[Sequence[Listed], Listed]:
         tenant = await self._ports.principal_of(request)

@@ -7,7 +7,7 @@ import numpy as np
 from aiohttp import web
 
 from shared.bundle.manifest import TaskKind
-from shared.io.web import json_response, read_json
+from shared.io.web import expecting, json_response, read_json
 from shared.protocol.errors import Corrupt
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Embedding
@@ -42,13 +42,15 @@ def routes(ports: Ports) -> list[web.RouteDef]:
         texts = checked_count(texts_of(body.input, "input"), "input")
         context = pinned(context, body.model)
         model = model_of_task(ports, context, body.model, TaskKind.TEXT_EMBEDDING)
+        widths = {spec.shape[-1] for spec in model.outputs if spec.shape}
+        if len(widths) == 1 and -1 not in widths:
+            # Before anything is computed, where the program says how long its vectors are.
+            _check_dimensions(body.dimensions, *widths)
         response = await ports.answer.answer(asked(context, model, texts, body.parameters, request))
         vectors = [result for result in response.results if isinstance(result, Embedding)]
         if len(vectors) != len(texts):
             raise Corrupt("the model gave no embeddings")
-        size = vectors[0].embedding.shape[0]
-        if body.dimensions is not None and body.dimensions != size:
-            raise unsupported("dimensions", body.dimensions, f"{size}, the model's own")
+        _check_dimensions(body.dimensions, vectors[0].embedding.shape[0])
         tokens = sum(vector.tokens for vector in vectors)
         document = {
             "object": "list",
@@ -75,11 +77,16 @@ def routes(ports: Ports) -> list[web.RouteDef]:
         return {"id": name, "object": "model", "created": created, "owned_by": "tideline"}
 
     return [
-        web.post("/v1/embeddings", embeddings),
+        web.post("/v1/embeddings", embeddings, expect_handler=expecting(ports.max_body)),
         *openai_completions.routes(ports),
         web.get("/v1/models", models),
         web.get("/v1/models/{model}", one),
     ]
+
+
+def _check_dimensions(wanted: int | None, size: int) -> None:
+    if wanted is not None and wanted != size:
+        raise unsupported("dimensions", wanted, f"{size}, the model's own")
 
 
 def _vector(vector: Embedding, form: str) -> object:

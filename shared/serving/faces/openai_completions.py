@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from shared.bundle.manifest import TaskKind
-from shared.io.web import json_response, read_json
+from shared.io.web import expecting, json_response, read_json
 from shared.serving.answer import Request, Text
 from shared.serving.faces.context import Ports, checked_count, context_of, headers_of
 from shared.serving.faces.openai_request import asked, model_of_task, named_as_sent, pinned, texts_of, unsupported
@@ -147,7 +147,11 @@ def routes(ports: Ports) -> list[web.RouteDef]:
         }
         return json_response(document, headers=headers_of(response))
 
-    return [web.post("/v1/completions", completions), web.post("/v1/chat/completions", chat)]
+    expect = expecting(ports.max_body)
+    return [
+        web.post("/v1/completions", completions, expect_handler=expect),
+        web.post("/v1/chat/completions", chat, expect_handler=expect),
+    ]
 
 
 def _is_one_of(value: object, neutral: Sequence[object]) -> bool:

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from shared.bundle.manifest import TaskKind
-from shared.io.web import json_response, read_json
+from shared.io.web import expecting, json_response, read_json
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.answer import Embedding, Entities, Label, Relations, Request, Response, Result, Text
 from shared.serving.catalog import Listed, pick
@@ -75,7 +75,11 @@ def routes(ports: Ports) -> list[web.RouteDef]:
         document["results"] = [plain_of(result) for result in response.results]
         return json_response(document, headers=headers_of(response))
 
-    return [web.post("/predict", predict), web.post("/batch_predict", batch_predict)]
+    expect = expecting(ports.max_body)
+    return [
+        web.post("/predict", predict, expect_handler=expect),
+        web.post("/batch_predict", batch_predict, expect_handler=expect),
+    ]
 
 
 def _texts(long: str | list[str] | None, short: str | list[str] | None, field: str) -> tuple[str, ...]:

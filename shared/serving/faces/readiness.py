@@ -37,6 +37,7 @@ class Readiness:
                 state=model.state.value,
                 active=model.active,
                 reason=model.reason,
+                resident=model.resident,
             )
             for model in models
         ]

@@ -18,7 +18,12 @@ NUMPY: dict[str, npt.DTypeLike] = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
-"""BF16 is absent: numpy has no such type, and nothing served here takes it."""
+"""Those that numpy has a type for."""
+
+BF16 = np.dtype("V2")
+"""How arrays of BF16 are held: numpy has no such type, so its two bytes per element stay as they are."""
+HELD: dict[str, npt.DTypeLike] = {**NUMPY, "BF16": BF16}
+"""Every datatype of the protocol, and what holds it."""
 
 OF_ONNX = {
     "tensor(bool)": "BOOL",
@@ -32,13 +37,27 @@ OF_ONNX = {
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
+    "tensor(bfloat16)": "BF16",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
 
-_OF_NUMPY = {np.dtype(kind).str: name for name, kind in NUMPY.items() if name != "BYTES"}
+_KINDS = {np.dtype(kind): name for name, kind in HELD.items() if name != "BYTES"}
+_OF_NUMPY = _KINDS | {kind.newbyteorder("S"): name for kind, name in _KINDS.items()}
 
 
 def datatype_of(array: npt.NDArray[np.generic]) -> str:
     """The OIP datatype of an array; text and bytes are BYTES."""
-    return _OF_NUMPY.get(array.dtype.newbyteorder("=").str, "BYTES")
+    return _OF_NUMPY.get(array.dtype, "BYTES")
+
+
+def to_bf16(numbers: npt.NDArray[np.generic]) -> npt.NDArray[np.void]:
+    """Finite numbers as BF16, rounded to the nearest, ties to even; what is too large becomes infinity."""
+    bits = np.asarray(numbers, dtype=np.float32).view(np.uint32)
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (rounded >> 16).astype(np.uint16).view(BF16)
+
+
+def from_bf16(array: npt.NDArray[np.void]) -> npt.NDArray[np.float32]:
+    """BF16 as 32-bit floats, exactly."""
+    return (np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Self
 
 from shared.bundle.manifest import TensorSpec
 from shared.protocol.errors import Transient, Unavailable
@@ -34,7 +35,7 @@ class ScriptedSession:
         self._script = script
         self._gate = gate
         self._failing = failing
-        self._terminated = False
+        self._interrupted = False
 
     def load(self) -> None:
         """Succeed, or raise what was asked for."""
@@ -47,15 +48,23 @@ class ScriptedSession:
         self.started.set()
         if self._gate is not None:
             self._gate.wait()
-        if self._terminated:
+        if self._interrupted:
             raise Transient("the computation was ended", why=Unavailable.CANCELLED)
         return self._script(feeds)
 
-    def terminate(self) -> None:
+    def sibling(self) -> Self:
+        """Itself: a script knows no lanes."""
+        return self
+
+    def interrupt(self) -> None:
         """End a run in progress."""
-        self._terminated = True
+        self._interrupted = True
         if self._gate is not None:
             self._gate.set()
+
+    def resume(self) -> None:
+        """Run again; a gate that an interruption opened stays open."""
+        self._interrupted = False
 
     def close(self) -> None:
         """Remember that it was closed."""

@@ -1,7 +1,10 @@
-"""The session port. A session is owned by one worker thread; only `terminate` may be called from another."""
+"""The session port. A session is run by one thread at a time; only `interrupt` may be called from another.
+
+Lanes that run one program at once are sessions too, siblings over the same loaded program.
+"""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 from shared.bundle.manifest import TensorSpec
 from shared.serving.answer import Array
@@ -38,8 +41,16 @@ class Session(Protocol):
         """
         ...
 
-    def terminate(self) -> None:
-        """Make a `run` in progress raise `Transient`; any thread may call it."""
+    def sibling(self) -> Self:
+        """Another session over the same program, once it is loaded, for another thread to run at the same time."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make a `run` in progress, and later ones, raise `Transient`, until `resume`; any thread may call it."""
+        ...
+
+    def resume(self) -> None:
+        """Let runs run again."""
         ...
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Which task a bundle's manifest asks for."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from shared.bundle.manifest import Manifest, TaskKind
@@ -14,6 +15,9 @@ from shared.serving.tasks.text_embedding import TextEmbedding
 from shared.serving.tasks.text_generation import TextGeneration
 from shared.serving.tasks.token_classification import TokenClassification
 from shared.serving.tasks.tokenizer_file import read_tokenizer
+
+Tasks = Callable[[Manifest, Path], Task]
+"""Makes the task of a bundle in a folder."""
 
 
 def task_for(manifest: Manifest, folder: Path) -> Task:

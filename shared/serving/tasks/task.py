@@ -13,13 +13,17 @@ Run = Callable[[Feeds], Outputs]
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """One item ready for a batch: `rows` rows of `tokens` tokens each (one per 256 elements for tensors); `data` the task's own."""
+    """One item ready for a batch: `rows` rows of `tokens` tokens each (one per 256 elements for tensors); `data` the task's own.
+
+    Only items of one `group` can be computed together.
+    """
 
     tokens: int
     data: Any
     rows: int = 1
     truncated: bool = False
     parameters: Mapping[str, object] = {}
+    group: str = ""
 
 
 class Task(Protocol):

@@ -17,6 +17,7 @@ from shared.bundle.manifest import MANIFEST_FILE, MAX_BYTES, Manifest, Variant, 
 from shared.io import confine
 from shared.protocol.errors import Refused, TidelineError
 from shared.protocol.reported import Isolation
+from shared.serving.arrangement import Arrangement
 from shared.serving.trial.verdict import Died, Passed, TrialRequest, Verdict
 
 LONGEST = 2000
@@ -34,12 +35,12 @@ class Checks(Protocol):
 
 def main(prepare: Callable[[], Checks | None] = lambda: None) -> None:
     """Entry point; `prepare` imports what the checks need and gives them. Does not return."""
-    verdicts = _take_over_stdout()
+    verdicts = take_over_stdout()
     isolation = confine.detach(parent=int(sys.argv[1]))
-    _say(verdicts, isolation)
+    say(verdicts, isolation)
     request = msgspec.json.decode(sys.stdin.buffer.read() or b"null", type=TrialRequest | None)
     if request is not None:
-        _say(verdicts, _judged(request, isolation, prepare))
+        say(verdicts, _judged(request, isolation, prepare))
     # At once: what runtimes do when a process ends in order is not worth dying of.
     os._exit(0)
 
@@ -66,7 +67,7 @@ def _judged(request: TrialRequest, isolation: Isolation, prepare: Callable[[], C
             manifest,
             variant,
             folder,
-            threads=request.threads,
+            arrangement=Arrangement(threads=request.threads, runtime=request.runtime, precision=request.precision),
             measure=request.measure,
             plain=request.manifest is not None and not manifest.inputs,
         )
@@ -96,7 +97,8 @@ def _manifest_in(folder: Path) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
-def _take_over_stdout() -> int:
+def take_over_stdout() -> int:
+    """The pipe to say things to, which no library can write to any more."""
     verdicts = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -106,7 +108,8 @@ def _take_over_stdout() -> int:
     return verdicts
 
 
-def _say(verdicts: int, what: object) -> None:
+def say(verdicts: int, what: object) -> None:
+    """Say one thing, as one line of JSON."""
     rest = memoryview(msgspec.json.encode(what) + b"\n")
     while rest:
         rest = rest[os.write(verdicts, rest) :]

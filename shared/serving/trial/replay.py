@@ -14,16 +14,17 @@ import onnxruntime
 
 from shared.bundle.manifest import Manifest, TaskKind, TensorSpec, Variant
 from shared.protocol.errors import Corrupt, Refusal, Refused
-from shared.serving.answer import Array, Result, Text
+from shared.serving.answer import Array
+from shared.serving.arrangement import Arrangement
 from shared.serving.golden import item_of, read_golden
 from shared.serving.rehearsal import ALONE, differences, warming
-from shared.serving.sessions.datatypes import NUMPY
-from shared.serving.sessions.onnx import CPU, OnnxSession
-from shared.serving.sessions.session import Feeds, Outputs, Session
-from shared.serving.sinks import joined
+from shared.serving.sessions.datatypes import HELD
+from shared.serving.sessions.onnx import CPU
+from shared.serving.sessions.open import open_session
+from shared.serving.sessions.session import Session
 from shared.serving.tasks.choose import task_for
-from shared.serving.tasks.task import Task
 from shared.serving.trial.contents import ONNX
+from shared.serving.trial.model import Model
 
 ROWS = 8
 """Items of one batch."""
@@ -64,7 +65,13 @@ def lacking(variant: Variant) -> str:
 
 
 def replay(
-    manifest: Manifest, variant: Variant, folder: Path, *, threads: int, measure: bool, plain: bool = False
+    manifest: Manifest,
+    variant: Variant,
+    folder: Path,
+    *,
+    arrangement: Arrangement,
+    measure: bool,
+    plain: bool = False,
 ) -> Tried:
     """Load the variant and make it answer; a `plain` program's manifest says nothing of its inputs yet.
 
@@ -74,17 +81,17 @@ def replay(
 
     """
     began = time.perf_counter()
-    session = OnnxSession(folder / variant.files[0], threads=threads)
+    session = open_session(folder / variant.files[0], variant, arrangement)
     session.load()
     if plain:
         manifest = msgspec.structs.replace(manifest, inputs=session.inputs, outputs=session.outputs)
     if manifest.task is TaskKind.TENSOR:
         _check_signature(manifest, session)
-    model = _Model(task_for(manifest, folder), session)
+    model = Model(task_for(manifest, folder), session)
     loaded = time.perf_counter() - began
-    items, unrun = _rehearsed(model, manifest, variant.name, folder), ""
+    items, unrun = rehearsed(model, manifest, variant.name, folder, precision=arrangement.precision), ""
     if manifest.task is TaskKind.TENSOR and not items:
-        items, unrun = _made_up(model, manifest.inputs)
+        items, unrun = made_up(model, manifest.inputs)
     measured: dict[str, float] = {}
     if measure:
         measured = {
@@ -115,39 +122,8 @@ def _check_signature(manifest: Manifest, session: Session) -> None:
             )
 
 
-class _Model:
-    """A task on a session, as a worker runs it."""
-
-    def __init__(self, task: Task, session: Session) -> None:
-        self.task = task
-        self._session = session
-        self._wanted = frozenset(spec.name for spec in session.inputs)
-
-    def answers(self, items: Sequence[object], parameters: Mapping[str, object] | None = None) -> list[Result]:
-        """One result per item, all computed in one batch."""
-        prepared = [self.task.prepare(item, {**(parameters or {}), "truncate": True}) for item in items]
-        found: list[Result | None] = [None] * len(items)
-        left = set(range(len(items)))
-        for step in self.task.steps(self._run, prepared):
-            for i in tuple(left):
-                piece, before = step[i], found[i]
-                if piece is None:
-                    continue
-                found[i] = joined(before, piece) if before is not None else piece
-                if not (isinstance(piece, Text) and piece.finish is None):
-                    left.discard(i)
-            if not left:
-                return [result for result in found if result is not None]
-        raise Corrupt("the program ended before every result was there")
-
-    def _run(self, feeds: Feeds) -> Outputs:
-        if missing := self._wanted - feeds.keys():
-            raise Corrupt(f"the program wants inputs its task does not make: {', '.join(sorted(missing))}")
-        return self._session.run({name: array for name, array in feeds.items() if name in self._wanted})
-
-
-def _rehearsed(model: _Model, manifest: Manifest, variant: str, folder: Path) -> list[object]:
-    """Warm the model and replay its golden set; the items of that set."""
+def rehearsed(model: Model, manifest: Manifest, variant: str, folder: Path, *, precision: str = "") -> list[object]:
+    """Warm the model and replay its golden set; the items of that set. `precision` as of an arrangement."""
     if manifest.task is not TaskKind.TENSOR:
         for text, parameters in warming(manifest):
             model.answers([text], parameters)
@@ -161,12 +137,12 @@ def _rehearsed(model: _Model, manifest: Manifest, variant: str, folder: Path) ->
         for start in range(0, len(items), rows)
         for i, result in enumerate(model.answers(items[start : start + rows]))
     ]
-    if found := differences(golden, variant, [*alone, *together]):
+    if found := differences(golden, variant, [*alone, *together], precision=precision):
         raise GoldenDiffersError(found)
     return items
 
 
-def _made_up(model: _Model, inputs: Sequence[TensorSpec]) -> tuple[list[object], str]:
+def made_up(model: Model, inputs: Sequence[TensorSpec]) -> tuple[list[object], str]:
     """An input of ones, or zeros, that the program takes, computed once; or why it takes none of those tried.
 
     Raises:
@@ -196,7 +172,7 @@ def _guesses(inputs: Sequence[TensorSpec]) -> Iterator[dict[str, Array]]:
             yield {
                 spec.name: np.asarray(make(shape, dtype=np.int8), dtype=str).astype(object)
                 if spec.datatype == "BYTES"
-                else make(shape, dtype=NUMPY[spec.datatype])
+                else make(shape, dtype=HELD[spec.datatype])
                 for spec, shape in zip(inputs, shapes, strict=True)
             }
 
@@ -205,7 +181,7 @@ def _varies(inputs: Sequence[TensorSpec]) -> bool:
     return any(size < 0 for spec in inputs for size in spec.shape)
 
 
-def _speeds(model: _Model, manifest: Manifest, items: Sequence[object]) -> dict[str, float]:
+def _speeds(model: Model, manifest: Manifest, items: Sequence[object]) -> dict[str, float]:
     """Milliseconds by `ms_<rows>x<tokens>`; a generator's are of reading so many tokens and writing one."""
     if manifest.task is TaskKind.TENSOR:
         return {f"ms_1x{model.task.prepare(items[0], {}).tokens}": _milliseconds(model, items[:1], {})} if items else {}
@@ -226,12 +202,12 @@ def _speeds(model: _Model, manifest: Manifest, items: Sequence[object]) -> dict[
     return found
 
 
-def _tokens(model: _Model, text: str, parameters: Mapping[str, object]) -> int:
+def _tokens(model: Model, text: str, parameters: Mapping[str, object]) -> int:
     prepared = model.task.prepare(text, {**parameters, "truncate": True})
     return 0 if prepared.truncated or prepared.rows > 1 else prepared.tokens
 
 
-def _milliseconds(model: _Model, items: Sequence[object], parameters: Mapping[str, object]) -> float:
+def _milliseconds(model: Model, items: Sequence[object], parameters: Mapping[str, object]) -> float:
     model.answers(items, parameters)
     times: list[float] = []
     for _ in range(REPEATS):

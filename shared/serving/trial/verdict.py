@@ -4,6 +4,7 @@ import msgspec
 
 from shared.bundle.manifest import TensorSpec
 from shared.protocol.reported import Isolation
+from shared.serving.arrangement import ONNXRUNTIME
 
 __all__ = ["Died", "Isolation", "Passed", "TrialLimits", "TrialRequest", "Verdict"]
 
@@ -18,7 +19,8 @@ class TrialLimits(msgspec.Struct, frozen=True, kw_only=True):
 class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Load `variant` of the bundle in `folder` and replay its golden set; `measure` adds how long runs take.
 
-    `manifest`: the JSON text of a manifest that is not in the folder, such as one made for a plain program.
+    `manifest`: the JSON text of a manifest that is not in the folder, such as one made for a plain program. `runtime` and `precision`
+    as of an arrangement.
     """
 
     folder: str
@@ -27,6 +29,8 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
     limits: TrialLimits = TrialLimits()
     measure: bool = False
     threads: int = 1
+    runtime: str = ONNXRUNTIME
+    precision: str = ""
 
 
 class Passed(msgspec.Struct, frozen=True, kw_only=True, tag="passed"):

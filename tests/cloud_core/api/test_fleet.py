@@ -69,6 +69,19 @@ def test_impossible_assignments(sqlite_url: str, tmp_path: Path) -> None:
                 (_assignment(models=[{"name": "tiny", "version": "9.0.0"}]), 422, "models[0]"),
                 (_assignment(models=[tiny, tiny]), 422, "models"),
                 (_assignment(models=[{**tiny, "variant": "gpu"}]), 422, "models[0].variant"),
+                (
+                    _assignment(models=[{**tiny, "tuned": {"box": {"variant": "gpu"}}}]),
+                    422,
+                    "models[0].tuned.box.variant",
+                ),
+                (
+                    _assignment(
+                        models=[{**tiny, "tuned": {"box": {"variant": "cpu-fp32", "arrangement": {"lanes": 0}}}}]
+                    ),
+                    422,
+                    "models[0].tuned.box.arrangement.lanes",
+                ),
+                (_assignment(models=[{**tiny, "tuned": {"box": {}}}]), 400, "models[0].tuned[...].variant"),
                 (_assignment(policy="absent"), 422, "policy"),
                 (_assignment(limits={"threads": 0}), 422, "limits.threads"),
                 (_assignment(limits={"colour": 1}), 400, "limits.colour"),

@@ -11,10 +11,11 @@ import pytest
 
 from cloud_core.store import devices, generations
 from cloud_core.store.database import write
-from shared.bundle.manifest import canonical
+from shared.bundle.manifest import canonical, digest_of
 from shared.protocol.desired import Order
-from shared.protocol.reported import Birth, Convergence, Hardware, ModelReport, ModelState, Reported
+from shared.protocol.reported import Birth, Convergence, Hardware, ModelReport, ModelState, Reported, Tuned
 from shared.protocol.telemetry import Histogram, Host, RequestCount, Sample, observe
+from shared.serving.arrangement import Arrangement
 from tests.cloud_core.api.bundles import bundle
 from tests.cloud_core.api.server import PASSWORD, Running, running
 from tests.cloud_core.ctl.shell import Shell
@@ -46,7 +47,8 @@ async def _alive(api: Running, name: str) -> None:
 
     summary = summary_of([sample])
     assert summary is not None
-    model = ModelReport(name="tiny", version="1.0.0", digest="0" * 64, state=ModelState.READY, active=True)
+    digest = digest_of(canonical(bundle()[0]))
+    model = ModelReport(name="tiny", version="1.0.0", digest=digest, state=ModelState.READY, active=True)
     reported = Reported(
         epoch=1,
         seq=1,
@@ -55,6 +57,7 @@ async def _alive(api: Running, name: str) -> None:
         target=Order(1, 4),
         convergence=Convergence.CONVERGING,
         models=(model,),
+        tuned=(Tuned(digest=digest, variant="cpu-fp32", arrangement=Arrangement(lanes=2), seconds={"1": 0.0031}),),
     )
     birth = Birth(epoch=1, at=now, agent_version="0.1", hardware=HARDWARE, state_digest="")
     async with write(api.engine) as connection:
@@ -111,7 +114,7 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
             assert (await done("policies", "set", "fast", "-", stdin='{"mode": "cascade"}'))["revision"] == 2
             assert (await done("policies", "show", "fast"))["document"]["mode"] == "cascade"
             assigned = await done("groups", "assign", "shops", "--model", "tiny@1.0.0/cpu-fp32", "--policy", "fast")
-            assert assigned["models"] == [{"name": "tiny", "version": "1.0.0", "variant": "cpu-fp32"}]
+            assert assigned["models"] == [{"name": "tiny", "version": "1.0.0", "variant": "cpu-fp32", "tuned": {}}]
             await _alive(api, "till-1")
             assert [device["device"] for device in await done("devices", "list")] == ["till-1", "till-2"]
 
@@ -135,6 +138,15 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
                 ran = await fleetctl(*command)
                 assert (ran.status, ran.err) == (0, ""), command
                 assert ran.out
+            assert (
+                "tiny@1.0.0 cpu-fp32, onnxruntime, 2 x 1 threads: 3.1 ms alone"
+                in (await fleetctl("devices", "show", "till-1")).out
+            )
+            (told,) = (await done("groups", "assign", "shops", "--model", "tiny@1.0.0", "--tuned"))["models"]
+            assert list(told["tuned"]) == ["box"]
+            assert (told["variant"], told["tuned"]["box"]["variant"]) == (None, "cpu-fp32")
+            assert told["tuned"]["box"]["arrangement"]["lanes"] == 2
+            assert "as measured on box" in (await fleetctl("groups", "list")).out
             await done("groups", "unassign", "shops")
             await done("devices", "delete", "till-1")
 

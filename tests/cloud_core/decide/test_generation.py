@@ -20,6 +20,8 @@ from cloud_core.decide.generation import (
 )
 from shared.protocol.desired import Generation, Limits, ModelRef, Order, check_generation
 from shared.protocol.policy import Mode, Override, Policy
+from shared.serving.arrangement import Arrangement
+from shared.serving.decide.ways import Way
 
 VALID = 30 * 86400.0
 DIGESTS = {(name, version): f"{name}-{version}" for name in ("m", "n", "o") for version in ("1.0.0", "2.0.0")}
@@ -229,3 +231,56 @@ def test_planning_is_deterministic_idempotent_and_only_goes_forward(
         before = after.held.get(step.generation.device)
         assert before is None or step.generation.order > before.order
     assert plan(applied(moved, next_plan), now=now + later, valid=VALID).steps == ()
+
+
+def test_each_device_is_told_what_was_found_on_its_kind() -> None:
+    found = {
+        "small": Way(variant="cpu-int8", arrangement=Arrangement(lanes=2)),
+        "large": Way(variant="cpu-fp32", arrangement=Arrangement(lanes=4, threads=4, runtime="openvino")),
+    }
+    wish = Wish(name="m", version="1.0.0", tuned=found)
+    start = snapshot(
+        devices=("a", "b", "c", "d"),
+        memberships=dict.fromkeys("abcd", ("g",)),
+        assignments=(Assigned(group="g", models=(wish,)),),
+        hardware={"a": "small", "b": "large", "c": "other"},
+    )
+    made = plan(start, now=0.0, valid=VALID)
+    models = {step.generation.device: step.generation.models[0] for step in made.steps}
+    assert {name: (model.variant, model.arrangement) for name, model in models.items()} == {
+        "a": ("cpu-int8", found["small"].arrangement),
+        "b": ("cpu-fp32", found["large"].arrangement),
+        "c": (None, None),
+        "d": (None, None),
+    }
+    after = applied(start, made)
+    assert plan(after, now=1.0, valid=VALID).steps == ()
+    # Another finding is another generation for those it is about, and nobody else.
+    newer = msgspec.structs.replace(wish, tuned={**found, "small": Way(variant="cpu-fp32")})
+    changed = msgspec.structs.replace(after, assignments=(Assigned(group="g", models=(newer,)),))
+    assert [(step.generation.device, step.reason) for step in plan(changed, now=1.0, valid=VALID).steps] == [
+        ("a", Reason.MODELS_CHANGED)
+    ]
+
+
+def test_a_variant_that_was_named_goes_before_one_that_was_found() -> None:
+    wish = Wish(name="m", version="1.0.0", variant="cpu-int8", tuned={"box": Way(variant="cpu-fp32")})
+    start = snapshot(assignments=(Assigned(group="g", models=(wish,)),), hardware={"d1": "box"})
+    (model,) = only(start)[0].models
+    assert (model.variant, model.arrangement) == ("cpu-int8", None)
+
+
+def test_a_generation_of_before_there_was_tuning_is_not_made_again() -> None:
+    """Its stored text knows no arrangement; what it is about is the same."""
+    start = snapshot()
+    generation, _ = only(start)
+    text = msgspec.json.decode(msgspec.json.encode(generation))
+    for model in text["models"]:
+        del model["arrangement"]
+    held = Held(
+        order=generation.order,
+        content=content_in(msgspec.convert(text, Generation)),
+        groups=("g",),
+        expires_at=generation.expires_at,
+    )
+    assert plan(msgspec.structs.replace(start, held={"d1": held}), now=1.0, valid=VALID).steps == ()

@@ -26,6 +26,7 @@ from shared.io.program import Program
 from shared.io.web import Site
 from shared.protocol.desired import Limits
 from shared.serving.answer import Where
+from shared.serving.arrangement import Arrangement
 from shared.serving.engine import Engine
 from shared.serving.metrics import EngineMetrics
 from tests.shared.serving.bundles import log_sink
@@ -96,9 +97,10 @@ class Registry:
 class InProcessReplica:
     """A replica on this loop; `crash` ends it without a word."""
 
-    def __init__(self, registry: Registry, name: str) -> None:
+    def __init__(self, registry: Registry, name: str, *, arrangement: Arrangement | None = None) -> None:
         self.registry = registry
         self.name = name
+        self.arrangement = arrangement or Arrangement()
         self.site = Site(cancel_on_disconnect=True)
         self.log, self.lines = log_sink()
         self.tasks: list[asyncio.Task[None]] = []
@@ -119,7 +121,7 @@ class InProcessReplica:
                 folder / "bundles",
                 self.registry.settings.artifacts,
             ),
-            preference=Preference("cpu-fp32", 1),
+            preference=Preference("cpu-fp32", self.arrangement),
             log=self.log,
             clock=CLOCK,
             draw=lambda: 0.0,

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from cloud_core.api.access_tokens import AccessTokens
 from cloud_core.decide.access import Principal, Role
 from shared.bundle.manifest import TaskKind
@@ -68,6 +70,27 @@ def test_two_replicas_share_the_work_and_one_may_die(sqlite_url: str, tmp_path: 
             assert (gateway.metrics.get_sample_value("tideline_requests_total", labels) or 0) >= 82
             outstanding = gateway.metrics.get_sample_value("tideline_replica_outstanding", {"replica": "replica-0"})
             assert outstanding == 0.0
+
+    asyncio.run(main())
+
+
+def test_a_variant_whose_answers_depend_on_their_batch_says_so(sqlite_url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cloud(sqlite_url, tmp_path, "replica-0") as (registry, gateway, _):
+            for version, invariant in (("1.0.0", True), ("2.0.0", False)):
+                made = bundle(tmp_path / version, "sentiment", TaskKind.TEXT_CLASSIFICATION, version=version)
+                variants = tuple(msgspec.structs.replace(each, batch_invariant=invariant) for each in made.variants)
+                await registry.publish(msgspec.structs.replace(made, variants=variants), tmp_path / version)
+            await ready(gateway)
+
+            async def told(version: str) -> bool | None:
+                status, document = await gateway("GET", f"/v2/models/sentiment/versions/{version}")
+                return bool(document["parameters"]["batch_invariant"]) if status == 200 else None
+
+            async def both() -> bool:
+                return (await told("1.0.0"), await told("2.0.0")) == (True, False)
+
+            await eventually(both)
 
     asyncio.run(main())
 

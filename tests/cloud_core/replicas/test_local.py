@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloud_core.store import replicas, serving
@@ -10,9 +11,10 @@ from cloud_core.store.database import read
 from shared.bundle.manifest import TaskKind
 from shared.protocol.errors import Transient
 from shared.serving.answer import Request
+from shared.serving.arrangement import ONNXRUNTIME, OPENVINO, Arrangement
 from tests.cloud_core.gateway.cloud import InProcessReplica, Registry, registry
 from tests.cloud_core.waiting import eventually
-from tests.shared.serving.bundles import bundle
+from tests.shared.serving.bundles import bundle, echo, files_of
 
 
 async def rows(registry: Registry) -> list[replicas.Replica]:
@@ -122,6 +124,39 @@ def test_a_database_that_is_away_changes_nothing_of_what_is_served(sqlite_url: s
                     return any(line["event"] == "the registry can be written again" for line in replica.lines)
 
                 await eventually(back)
+            finally:
+                await replica.crash()
+
+    asyncio.run(main())
+
+
+def test_openvino_runs_what_it_can_and_onnxruntime_the_rest(sqlite_url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with registry(sqlite_url, tmp_path) as made:
+            labels = bundle(tmp_path / "labels", "labels", TaskKind.TEXT_CLASSIFICATION)
+            text = bundle(tmp_path / "text", "text", TaskKind.TENSOR)
+            # Text in and out, which OpenVINO does not take.
+            echo(tmp_path / "text" / "model.onnx")
+            text = msgspec.structs.replace(text, files=files_of(tmp_path / "text"))
+            await made.publish(labels, tmp_path / "labels")
+            await made.publish(text, tmp_path / "text")
+            replica = await InProcessReplica(made, "replica-0", arrangement=Arrangement(runtime=OPENVINO)).start()
+            try:
+
+                async def ready() -> bool:
+                    return replica.served() == {"labels@1.0.0": "ready", "text@1.0.0": "ready"}
+
+                await eventually(ready, within=60)
+                runtimes = {
+                    name: replica.engine._models["default", name, "1.0.0"].arrangement.runtime
+                    for name in ("labels", "text")
+                }
+                assert runtimes == {"labels": OPENVINO, "text": ONNXRUNTIME}
+                (line,) = [line for line in replica.lines if line["event"] == "ONNX Runtime instead of OpenVINO"]
+                assert line["model"] == "text"
+                request = Request(id="1", tenant="default", model="labels", texts=("好",))
+                (label,) = (await replica.engine.answer(request)).results
+                assert label.label == "正面"
             finally:
                 await replica.crash()
 

@@ -6,13 +6,16 @@ from contextlib import asynccontextmanager
 import structlog
 
 from edge_agent.control.applied import PolicyHolder
+from edge_agent.control.arrangements import Arrangements
 from edge_agent.control.converge import Converger
 from edge_agent.control.errand import Errands
 from edge_agent.control.fetch import Fetcher
 from edge_agent.control.host import Disk
+from edge_agent.control.loading import Loader
 from edge_agent.control.state import AgentState
 from edge_agent.control.trials import Trials
 from edge_agent.control.trust import Trust
+from edge_agent.decide.arranging import Fixed, Wishes
 from edge_agent.decide.variants import Device
 from shared.bundle.manifest import TaskKind
 from shared.bundle.store import ChunkStore
@@ -20,9 +23,14 @@ from shared.io.clock import SystemClock
 from shared.protocol.errors import Corrupt, Refusal, Refused
 from shared.protocol.reported import Isolation, ModelState
 from shared.serving.catalog import Listed
+from shared.serving.decide.tuned import Machine
 from shared.serving.trial.verdict import Died, Passed, TrialLimits
+from shared.serving.tuning.records import Records
 from tests.edge_agent.control.device_api import Tokens, device_api
 from tests.edge_agent.control.generations import SIGNER
+
+MACHINE = Machine(machine="x86_64", model="a processor", features=(), cores=4, runtimes={"onnxruntime": "1"})
+WISHES = Wishes(fixed=Fixed(threads=2))
 
 
 class Host:
@@ -33,17 +41,21 @@ class Host:
         self.loaded = {}
         self.active = {}
         self.done = []
+        self.arrangements = {}
+        self.refused = set()
+        self.roomy = True
 
     def models(self, tenant=None):
         return list(self.loaded.values())
 
-    async def load(self, tenant, manifest, digest, folder, variant, *, threads):
+    async def load(self, tenant, manifest, digest, folder, variant, *, arrangement):
         assert (folder / manifest.variant(variant).files[0]).is_file()
         key = (manifest.name, manifest.version)
         before = self.loaded.get(key)
         if before is not None and before.state is not ModelState.FAILED:
             raise Refused("the version is loaded already", kind=Refusal.CONFLICT, field="version")
-        self.done.append(("load", *key, variant, threads))
+        self.done.append(("load", *key, variant, arrangement.threads))
+        self.arrangements[key] = arrangement
         entry = Listed(
             tenant=tenant,
             name=manifest.name,
@@ -55,10 +67,16 @@ class Host:
         )
         self.put(entry)
         await asyncio.sleep(0)
-        if (digest, variant) in self.broken:
+        if (digest, variant) in self.broken or arrangement in self.refused:
             self.put(entry, ModelState.FAILED)
             raise Corrupt("the program cannot be loaded")
         self.put(entry, ModelState.READY)
+
+    async def rearrange(self, tenant, name, version, arrangement, folder):
+        if arrangement in self.refused:
+            raise Corrupt("the program cannot be run like that")
+        self.arrangements[name, version] = arrangement
+        return self.roomy
 
     def put(self, entry, state=ModelState.LOADING):
         listed = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"state": state}
@@ -69,6 +87,12 @@ class Host:
             assert self.loaded[name, version].state is ModelState.READY
         self.active = dict(versions)
         self.done.append(("activate", dict(versions)))
+
+    def hold(self, tenant, keeps):
+        self.kept = dict(keeps)
+
+    def bound(self, memory_bytes):
+        self.memory_bytes = memory_bytes
 
     async def unload(self, tenant, name, version):
         self.done.append(("unload", name, version))
@@ -93,7 +117,18 @@ class Tries:
 class Agent:
     """One run of an agent on `folder`; `state.close()` and another one on the same folder is a restart."""
 
-    def __init__(self, folder, api, http, *, keys=(SIGNER.pinned,), preferred="cpu-int8", runtime="onnxruntime 1"):
+    def __init__(
+        self,
+        folder,
+        api,
+        http,
+        *,
+        keys=(SIGNER.pinned,),
+        preferred="cpu-int8",
+        runtime="onnxruntime 1",
+        wishes=WISHES,
+        pinned=(),
+    ):
         self.state = AgentState(folder)
         self.store = ChunkStore(folder / "chunks")
         self.bundles = folder / "bundles"
@@ -106,19 +141,24 @@ class Agent:
         clock = SystemClock()
         log = structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()])
         trials = Trials(folder, limits=TrialLimits(), runtime=runtime, log=log, trial=self.tries)
+        self.records = Records(folder, log)
+        self.arrangements = Arrangements(self.records, MACHINE, wishes)
+        self.loader = Loader(self.host, trials, self.arrangements, log)
         fetcher = Fetcher(http, api_url=api.url, tokens=Tokens(), clock=clock)
         self.converger = Converger(
             Trust("default", "edge-1", keys),
             disk,
-            Errands("default", disk, fetcher, self.host, trials, threads=2),
+            Errands("default", disk, fetcher, self.host, self.loader),
             host=self.host,
             holder=self.holder,
-            device=Device(preferred=preferred),
+            device=Device(preferred=preferred, insists=False),
+            arrangements=self.arrangements,
             clock=clock,
             log=log,
             draw=lambda: 0.0,
             changed=self.news.set,
             isolation=Isolation.SECCOMP,
+            pinned=pinned,
         )
 
     @property

@@ -6,6 +6,7 @@ import structlog
 from edge_agent.control.trials import FILE, MAX_KEPT, Trials
 from shared.protocol.errors import Corrupt
 from shared.protocol.reported import Convergence, Isolation, ModelState
+from shared.serving.arrangement import Arrangement
 from shared.serving.trial.verdict import Died, Passed, TrialLimits
 from tests.edge_agent.control.device import on_device
 from tests.edge_agent.control.generations import signed
@@ -79,12 +80,12 @@ def test_passes_are_bounded_and_the_newest_stay(tmp_path):
 
     async def main():
         for i in range(MAX_KEPT + 1):
-            await kept.require(f"{i:064x}", "cpu", tmp_path, threads=1)
+            await kept.require(f"{i:064x}", "cpu", tmp_path, arrangement=Arrangement(threads=1))
         again = trials(tmp_path, done=done)
         for digest in (f"{1:064x}", f"{MAX_KEPT:064x}"):
-            await again.require(digest, "cpu", tmp_path, threads=1)
+            await again.require(digest, "cpu", tmp_path, arrangement=Arrangement(threads=1))
         assert len(done) == MAX_KEPT + 1
-        await again.require(f"{0:064x}", "cpu", tmp_path, threads=3)
+        await again.require(f"{0:064x}", "cpu", tmp_path, arrangement=Arrangement(threads=3))
         assert len(done) == MAX_KEPT + 2
         assert (done[-1].variant, done[-1].threads, done[-1].limits.seconds) == ("cpu", 3, 7.0)
 
@@ -97,8 +98,8 @@ def test_a_rotten_memory_is_no_memory(tmp_path, rot):
     done = []
 
     async def main():
-        await trials(tmp_path, done=done).require(DIGEST, "cpu", tmp_path, threads=1)
-        await trials(tmp_path, done=done).require(DIGEST, "cpu", tmp_path, threads=1)
+        await trials(tmp_path, done=done).require(DIGEST, "cpu", tmp_path, arrangement=Arrangement(threads=1))
+        await trials(tmp_path, done=done).require(DIGEST, "cpu", tmp_path, arrangement=Arrangement(threads=1))
 
     asyncio.run(main())
     assert len(done) == 1
@@ -107,14 +108,14 @@ def test_a_rotten_memory_is_no_memory(tmp_path, rot):
 def test_what_died_is_not_remembered_and_a_full_disk_costs_only_the_memory(tmp_path):
     async def main():
         with pytest.raises(Corrupt) as caught:
-            await trials(tmp_path, died={"cpu"}).require(DIGEST, "cpu", tmp_path, threads=1)
+            await trials(tmp_path, died={"cpu"}).require(DIGEST, "cpu", tmp_path, arrangement=Arrangement(threads=1))
         assert (caught.value.code, caught.value.message) == ("too-large", "it needs more")
         assert not (tmp_path / FILE).exists()
         done = []
         kept = trials(tmp_path / "a-file" / "below", done=done)
         (tmp_path / "a-file").write_bytes(b"")
-        await kept.require(DIGEST, "cpu", tmp_path, threads=1)
-        await kept.require(DIGEST, "cpu", tmp_path, threads=1)
+        await kept.require(DIGEST, "cpu", tmp_path, arrangement=Arrangement(threads=1))
+        await kept.require(DIGEST, "cpu", tmp_path, arrangement=Arrangement(threads=1))
         assert len(done) == 1
 
     asyncio.run(main())

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from edge_agent.decide.routing import (
     Ask,
+    Cached,
     Cloud,
     CloudState,
     Escalate,
@@ -16,8 +17,10 @@ from edge_agent.decide.routing import (
     Reason,
     Refuse,
     after_cloud_failure,
+    after_everyone,
     after_local,
     after_local_failure,
+    at_once,
     route,
     tags_of,
 )
@@ -138,6 +141,39 @@ def test_fall_back_to_the_device() -> None:
     assert after_cloud_failure(ask(), IDLE, rules(Mode.CLOUD_ONLY), now=NOW) == Refuse(Reason.MODE)
 
 
+def test_a_kept_answer_is_given_at_once_where_the_policy_would_let_it_stand() -> None:
+    hit = Cached(Reason.CACHE_HIT)
+    assert at_once(ask(), None, rules(cache_bytes=1), now=NOW) == hit
+    assert at_once(ask(), 0.1, rules(cache_bytes=1, confidence_below=0.8), now=NOW) == hit
+    cascade = rules(Mode.CASCADE, cache_bytes=1, confidence_below=0.8)
+    assert at_once(ask(), 0.8, cascade, now=NOW) == hit
+    assert at_once(ask(), None, cascade, now=NOW) == hit
+    assert at_once(ask(), 0.7, cascade, now=NOW) is None
+    assert at_once(ask(1.0, "local-only"), None, rules(cache_bytes=1), now=NOW) == hit
+    assert at_once(ask(0.0), None, rules(cache_bytes=1), now=NOW) is None
+    assert at_once(ask(), None, rules(), now=NOW) is None
+    assert at_once(ask(), None, rules(cache_bytes=0), now=NOW) is None
+    assert at_once(ask(), None, rules(on_overload="cached"), now=NOW) is None
+    assert at_once(ask(), None, rules(Mode.CLOUD_ONLY, cache_bytes=1), now=NOW) is None
+
+
+def test_on_overload_a_kept_answer_stands_in_with_the_reason_nobody_could() -> None:
+    cached = rules(on_overload="cached")
+    assert route(ask(), BUSY, FAR, cached, now=NOW, kept=True) == Cached(Reason.BOTH_LATE)
+    assert route(ask(), BUSY, DOWN, cached, now=NOW, kept=True) == Cached(Reason.CLOUD_UNREACHABLE)
+    assert route(ask(), BUSY, FAR, cached, now=NOW) == Refuse(Reason.BOTH_LATE, pytest.approx(1.01))
+    assert route(ask(), BUSY, FAR, rules(), now=NOW, kept=True) == Refuse(Reason.BOTH_LATE, pytest.approx(1.01))
+    assert route(ask(), IDLE, FAR, cached, now=NOW, kept=True) == Local(Reason.LOCAL_MEETS_DEADLINE)
+    assert route(ask(), BUSY, UP, cached, now=NOW, kept=True) == Cloud(Reason.LOCAL_SATURATED)
+    assert route(ask(0.0), IDLE, UP, cached, now=NOW, kept=True) == Refuse(Reason.EXPIRED)
+    only_cloud = rules(Mode.CLOUD_ONLY, on_overload="cached")
+    assert route(ask(), IDLE, DOWN, only_cloud, now=NOW, kept=True) == Refuse(Reason.CLOUD_UNREACHABLE, 3.0)
+    assert after_everyone(cached, kept=True) == Cached(Reason.NOBODY_ANSWERED)
+    assert after_everyone(cached, kept=False) is None
+    assert after_everyone(rules(cache_bytes=1), kept=True) is None
+    assert after_everyone(only_cloud, kept=True) is None
+
+
 SECONDS = st.floats(0, 100, allow_nan=False)
 TAGS = st.frozensets(st.sampled_from(["local-only", "medical", "legal", "x"]))
 ASKS = st.builds(Ask, deadline=st.floats(NOW - 5, NOW + 100), privacy=TAGS)
@@ -165,6 +201,7 @@ RULES = st.builds(
     offline_lease_s=st.none() | SECONDS,
     split=st.none(),
     shadow=st.none(),
+    cache_bytes=st.none() | st.integers(0, 1000),
 )
 
 
@@ -191,6 +228,28 @@ def test_what_cannot_answer_is_never_named(
         assert cloud.budget_left != 0
     if asked.deadline <= NOW:
         assert verdict == Refuse(Reason.EXPIRED)
+
+
+@given(ASKS, LOCALS, CLOUDS, RULES, st.tuples(st.booleans(), st.none() | st.floats(0, 1)))
+def test_a_kept_answer_takes_the_place_of_nothing_but_a_refusal(
+    asked: Ask, local: LocalState | None, cloud: CloudState, given_rules: Rules, found: tuple[bool, float | None]
+) -> None:
+    kept, confidence = found
+    verdict = route(asked, local, cloud, given_rules, now=NOW, kept=kept)
+    without = route(asked, local, cloud, given_rules, now=NOW)
+    if isinstance(verdict, Cached):
+        assert kept
+        assert isinstance(without, Refuse)
+        assert without.reason is verdict.reason
+        assert asked.deadline > NOW
+        assert given_rules.on_overload is OnOverload.CACHED
+        assert given_rules.kept_bytes > 0
+    else:
+        assert verdict == without
+    if at_once(asked, confidence, given_rules, now=NOW) is not None:
+        assert given_rules.cache_bytes
+        assert asked.deadline > NOW
+        assert given_rules.mode is not Mode.CLOUD_ONLY
 
 
 @given(ASKS, LOCALS, CLOUDS, RULES)

@@ -22,6 +22,7 @@ def test_models_of_the_cloud_stand_beside_those_that_are_here() -> None:
             ("big", "1.10.0", True),
         ]
         assert pick(models, MODEL).version == VERSION
+        assert [m.batch_invariant for m in models if m.name == "big"] == [True, False]
         response = await device.router.answer(device.request(model="big"))
         assert (response.where, response.why) == (Where.CLOUD, "local-absent")
         with pytest.raises(Refused):

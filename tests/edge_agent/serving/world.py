@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,18 @@ import aiohttp
 import msgspec
 import numpy as np
 import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from edge_agent.control.applied import PolicyHolder
+from edge_agent.serving.accounts import Accounts
+from edge_agent.serving.attempts import Attempts
 from edge_agent.serving.cloud import CloudTarget
 from edge_agent.serving.forward import Forwarder, Gateway
+from edge_agent.serving.kept_answers import KeptAnswers
 from edge_agent.serving.measure import Measurements
 from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
+from edge_agent.serving.shadows import Shadows
 from edge_agent.serving.why import WhyRing
 from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval
@@ -28,14 +30,16 @@ from shared.io.clock import SystemClock
 from shared.protocol.desired import Generation, ModelRef
 from shared.protocol.policy import Policy, policy_of
 from shared.protocol.topics import Header
-from shared.serving.answer import Label, Request, Response, Result, Where
+from shared.serving.answer import Label, Request, Response, Result
 from shared.serving.decide.cost import Cost
 from shared.serving.engine import Engine
+from shared.serving.input_key import SECRET_BYTES
 from shared.serving.metrics import EngineMetrics
-from shared.serving.oip import encode_response
+from shared.serving.response_cache import CacheMetrics, ResponseCache
 from shared.serving.sessions.scripted import ScriptedSession
 from shared.serving.sessions.session import Feeds, Outputs
 from shared.serving.tasks.task import Prepared, Run
+from tests.edge_agent.serving.fake_gateway import FakeGateway
 
 TENANT, MODEL, VERSION = "default", "mood", "1.2.0"
 
@@ -45,6 +49,9 @@ class Echo:
 
     name = "text-classification"
 
+    def __init__(self, label: str = "good") -> None:
+        self.label = label
+
     def estimate(self, item: object, parameters: Mapping[str, object]) -> int:
         return len(str(item))
 
@@ -53,7 +60,7 @@ class Echo:
 
     def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
         outputs = run({"n": np.zeros(len(batch), dtype=np.float32)})
-        yield [Label(label="good", score=float(s), scores={"good": float(s)}) for s in outputs["score"]]
+        yield [Label(label=self.label, score=float(s), scores={self.label: float(s)}) for s in outputs["score"]]
 
 
 def manifest(version: str = VERSION) -> Manifest:
@@ -65,77 +72,6 @@ def manifest(version: str = VERSION) -> Manifest:
         files=(File(path="m.onnx", size=0, sha256="0" * 64, chunks=(Chunk("0" * 64, 0),)),),
         labels=("good",),
     )
-
-
-class FakeGateway:
-    """A real HTTP server. `play` decides what it answers; `requests` is what it saw."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.url = ""
-        self.serves: list[tuple[str, str]] = []
-        self.described = 0
-        self.play: Callable[[web.Request], Awaitable[web.StreamResponse]] = self.good
-
-    async def good(self, request: web.Request) -> web.Response:
-        score = 0.99
-        response = Response(
-            id="x",
-            model=request.match_info["model"],
-            version=request.match_info.get("version", "9.9.9"),
-            variant="gpu",
-            digest="d",
-            task="text-classification",
-            results=(Label(label="cloudy", score=score, scores={"cloudy": score}),),
-            where=Where.CLOUD,
-            why="served-here",
-        )
-        body = encode_response(response)
-        return web.Response(body=body.data, headers=body.headers)
-
-    def status(self, code: int, **headers: str) -> None:
-        async def play(request: web.Request) -> web.Response:
-            return web.json_response({"error": "as scripted"}, status=code, headers=headers)
-
-        self.play = play
-
-    def hang(self) -> asyncio.Event:
-        release = asyncio.Event()
-
-        async def play(request: web.Request) -> web.StreamResponse:
-            await release.wait()
-            return await self.good(request)
-
-        self.play = play
-        return release
-
-    async def infer(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append({"path": request.path, "headers": dict(request.headers), "body": await request.read()})
-        return await self.play(request)
-
-    async def index(self, request: web.Request) -> web.Response:
-        return web.json_response([{"name": n, "version": v, "state": "READY", "reason": ""} for n, v in self.serves])
-
-    async def metadata(self, request: web.Request) -> web.Response:
-        self.described += 1
-        told = {"task": "text-classification", "variant": "gpu", "digest": "d"}
-        return web.json_response({"name": request.match_info["model"], "parameters": told})
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["FakeGateway"]:
-        app = web.Application()
-        app.router.add_post("/v2/models/{model}/infer", self.infer)
-        app.router.add_post("/v2/models/{model}/versions/{version}/infer", self.infer)
-        app.router.add_post("/v2/repository/index", self.index)
-        app.router.add_get("/v2/models/{model}/versions/{version}", self.metadata)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
 
 
 class Tokens:
@@ -164,12 +100,15 @@ class Device:
         self.session = ScriptedSession(
             self._script, inputs=(TensorSpec(name="n", datatype="FP32", shape=(-1,)),), gate=self.gate
         )
+        self.others: dict[str, ScriptedSession] = {}
+        """Sessions of versions that do not use the device's own, by version."""
+        self.labels: dict[str, str] = {}
         self.engine = Engine(
             clock=self.clock,
             log=structlog.get_logger(),
             metrics=EngineMetrics(self.registry),
-            sessions=lambda path, runtime, threads: self.session,
-            tasks=lambda manifest, folder: Echo(),
+            sessions=lambda path, variant, arrangement: self.others.get(path.parent.name, self.session),
+            tasks=lambda manifest, folder: Echo(self.labels.get(manifest.version, "good")),
         )
         self.draw = 0.5
         self.cloud = CloudTarget(clock=self.clock, draw=lambda: self.draw)
@@ -180,16 +119,20 @@ class Device:
         self.tokens = Tokens()
         self.silence = 0.0
         self.reach = Reach(http, log=structlog.get_logger(), draw=lambda: 0.5)
+        metrics = AgentMetrics(self.registry, breaker=lambda: self.cloud.breaker)
+        accounts = Accounts(self.engine.metrics, metrics, interval=self.interval, ring=self.ring, clock=self.clock)
+        self.cache = ResponseCache(secret=b"s" * SECRET_BYTES, metrics=CacheMetrics(self.registry))
+        self.shadows = Shadows(self.engine, metrics=metrics, interval=self.interval, clock=self.clock)
         self.router = Router(
             self.engine,
-            self.forwarder,
+            Attempts(self.engine, self.forwarder, self.cloud, accounts, clock=self.clock),
             self.cloud,
             self.holder,
+            kept=KeptAnswers(self.cache, clock=self.clock),
+            shadows=self.shadows,
             reach=self.reach,
             measurements=Measurements(self.engine, clock=self.clock),
-            ring=self.ring,
-            metrics=AgentMetrics(self.registry, breaker=lambda: self.cloud.breaker),
-            interval=self.interval,
+            accounts=accounts,
             clock=self.clock,
         )
 
@@ -198,9 +141,19 @@ class Device:
             raise self.failing
         return {"score": np.full(len(feeds["n"]), self.score, dtype=np.float32)}
 
-    async def load(self, version: str = VERSION) -> None:
-        await self.engine.load(TENANT, manifest(version), "d" * 64, Path("/nowhere"), "v")
-        self.engine.activate(TENANT, {MODEL: version})
+    async def load(self, version: str = VERSION, *, digest: str = "d" * 64, activate: bool = True) -> None:
+        await self.engine.load(TENANT, manifest(version), digest, Path("/nowhere") / version, "v")
+        if activate:
+            self.engine.activate(TENANT, {MODEL: version})
+
+    def other(self, version: str, *, score: float = 0.5, gate: threading.Event | None = None) -> ScriptedSession:
+        """Another session for `version`, to be loaded next."""
+        self.others[version] = ScriptedSession(
+            lambda feeds: {"score": np.full(len(feeds["n"]), score, dtype=np.float32)},
+            inputs=self.session.inputs,
+            gate=gate,
+        )
+        return self.others[version]
 
     def enrol(self, url: str) -> None:
         self.forwarder.connect(Gateway(url, self.tokens))
@@ -233,18 +186,17 @@ class Device:
 
     def costs(self, seconds: float) -> None:
         """The engine has learnt that every 128 tokens take `seconds`."""
-        worker = self.engine._models[TENANT, MODEL, VERSION]._worker
-        worker.cost = Cost(slope=seconds, observations=50, mean=seconds)
+        self.engine._models[TENANT, MODEL, VERSION].cost = Cost(slope=seconds, observations=50, mean=seconds)
 
     async def saturate(self, count: int = 100) -> list["asyncio.Task[Response]"]:
-        """Let the engine learn that a request takes time, then fill its queue behind a closed gate."""
-        self.costs(1.0)
+        """Fill the engine's queue behind a closed gate, then let it learn that a request takes time."""
         self.gate.clear()
         waiting = [
             asyncio.create_task(self.engine.answer(self.request(f"w{i}", texts=("x" * 500,)))) for i in range(count)
         ]
         while self.engine.load_of(TENANT, MODEL).queued < count - 20:  # type: ignore[union-attr]
             await asyncio.sleep(0.001)
+        self.costs(1.0)
         return waiting
 
 
@@ -263,6 +215,7 @@ def in_device(test: Callable[[Device, FakeGateway], Awaitable[None]], *, load: b
                 await asyncio.wait_for(test(device, gateway), 30)
             finally:
                 device.gate.set()
+                await device.shadows.close()
                 await device.engine.close()
 
     asyncio.run(main())

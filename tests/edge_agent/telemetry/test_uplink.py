@@ -6,12 +6,12 @@ from pathlib import Path
 import structlog
 
 from edge_agent.telemetry.host import HostSampler, hardware
-from edge_agent.telemetry.metrics import MOST_KEYS, OTHER, Interval, Key
+from edge_agent.telemetry.metrics import MOST_KEYS, OTHER, Interval, Key, ShadowKey
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uplink import Uplink
 from shared.io.clock import SystemClock
 from shared.protocol.errors import Transient, Unavailable
-from shared.protocol.telemetry import Ack, Batch, quantile
+from shared.protocol.telemetry import Ack, Batch, ShadowCount, quantile
 
 OK = Key("m", "1.0.0", "local", "ok", "mode")
 
@@ -59,10 +59,12 @@ def test_a_sample_goes_out_and_is_trimmed_by_its_acknowledgement_only(tmp_path: 
     async def test(world: World) -> None:
         world.interval.request(OK, 0.02)
         world.interval.shed("both-late")
+        world.interval.shadowed(ShadowKey("m", "1.1.0", "differ", "label"))
         await world.uplink.sample()
         batch = await world.sent.get()
         (sample,) = batch.samples
         assert (batch.epoch, sample.shed, sample.requests[0].count) == (5, {"both-late": 1}, 1)
+        assert sample.shadows == (ShadowCount(model="m", version="1.1.0", result="differ", reason="label", count=1),)
         assert abs((quantile(sample.requests[0].latency, 0.5) or 0) - 0.02) < 0.002
         assert sample.host.disk_free_bytes > 0
         assert world.spool.count() == 1
@@ -140,6 +142,11 @@ def test_kinds_of_outcome_are_bounded() -> None:
     assert sum(count.count for count in counts) == MOST_KEYS * 2
     assert next(count for count in counts if count.model == OTHER).count == MOST_KEYS
     assert interval.take() == ((), {})
+    for i in range(MOST_KEYS * 2):
+        interval.shadowed(ShadowKey(f"m{i}", "1", "agree", "same"))
+    shadows = interval.take_shadows()
+    assert len(shadows) <= MOST_KEYS + 1
+    assert sum(count.count for count in shadows) == MOST_KEYS * 2
 
 
 def test_equal_machines_have_equal_classes() -> None:

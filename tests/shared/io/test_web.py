@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 
 import aiohttp
 import pytest
@@ -175,37 +174,3 @@ def test_a_client_that_goes_away_cancels_its_handler_only_where_asked():
 
     asyncio.run(main(True))
     asyncio.run(main(False))
-
-
-def test_a_taken_port_is_refused_in_one_line():
-    async def main():
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            with pytest.raises(Refused, match="in use") as caught:
-                await Site().start(web.Application(), host="127.0.0.1", port=taken.getsockname()[1])
-            assert caught.value.field == "port"
-
-    asyncio.run(main())
-
-
-def test_a_unix_socket_replaces_the_one_a_dead_process_left(tmp_path):
-    async def main():
-        path = tmp_path / "s"
-        path.touch()
-
-        async def hello(_):
-            return web.Response(text="hello")
-
-        app = web.Application()
-        app.add_routes([web.get("/", hello)])
-        made = Site()
-        await made.start(app, host="127.0.0.1", port=0, uds=path)
-        try:
-            async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as client,
-                client.get("http://local/") as response,
-            ):
-                assert await response.text() == "hello"
-        finally:
-            await made.close()
-
-    asyncio.run(main())

@@ -37,7 +37,9 @@ class EchoTask:
 
 
 def scripted(session: ScriptedSession, **options):
-    return engine(sessions=lambda path, runtime, threads: session, tasks=lambda manifest, folder: EchoTask(), **options)
+    return engine(
+        sessions=lambda path, variant, arrangement: session, tasks=lambda manifest, folder: EchoTask(), **options
+    )
 
 
 def manifest_for(name: str = "gen", version: str = "1.0.0") -> Manifest:

@@ -5,6 +5,7 @@ from pathlib import Path
 from shared.bundle.manifest import MANIFEST_FILE, parse_manifest
 from shared.protocol.errors import Refused, TidelineError
 from shared.protocol.reported import Isolation
+from shared.serving.arrangement import Arrangement
 from shared.serving.trial import contents, replay
 from shared.serving.trial.verdict import Died, Passed, TrialRequest, Verdict
 
@@ -19,7 +20,8 @@ async def try_in_process(request: TrialRequest) -> Verdict:
         if unrun := replay.lacking(variant):
             return Passed(isolation=Isolation.NONE, unrun=unrun)
         plain = request.manifest is not None and not manifest.inputs
-        tried = replay.replay(manifest, variant, folder, threads=request.threads, measure=request.measure, plain=plain)
+        how = Arrangement(threads=request.threads, runtime=request.runtime, precision=request.precision)
+        tried = replay.replay(manifest, variant, folder, arrangement=how, measure=request.measure, plain=plain)
     except replay.GoldenDiffersError as error:
         return Died(isolation=Isolation.NONE, code="golden-differs", message=str(error), differences=error.differences)
     except TidelineError as error:

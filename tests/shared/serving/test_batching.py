@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +106,26 @@ def test_the_rows_of_a_long_text_leave_less_room_for_others():
     waiting = [Waiting(id=0, tokens=10, rows=6), *(Waiting(id=i, tokens=10) for i in range(1, 9))]
     batch = next_batch(waiting, Budget(tokens=1000, rows=8), now=0.0)
     assert (batch.ids, batch.padded) == ((0, 1, 2), 80)
+
+
+@given(entries, budgets, st.integers(1, 6))
+def test_lanes_that_are_idle_at_once_share_what_waits(waiting, budget, idle):
+    live = [msgspec.structs.replace(entry, deadline=None, rows=1) for entry in waiting]
+    if not live:
+        return
+    share = -(-len(live) // idle)
+    batch = next_batch(live, budget, now=150.0, idle=idle)
+    assert 1 <= len(batch.ids) <= max(1, min(share, budget.rows))
+
+
+@given(entries, budgets, st.lists(st.sampled_from(["a", "b", "c"]), min_size=80, max_size=80))
+def test_entries_of_different_groups_never_share_a_batch(waiting, budget, groups):
+    left = {
+        entry.id: msgspec.structs.replace(entry, group=group, deadline=None)
+        for entry, group in zip(waiting, groups, strict=False)
+    }
+    while left:
+        batch = next_batch(list(left.values()), budget, now=150.0)
+        assert len({left[each].group for each in batch.ids}) == 1
+        for each in batch.ids:
+            del left[each]

@@ -91,7 +91,7 @@ class Gated:
 async def gated(folder: Path, **options):
     """An engine on such a program, warmed, and from then on moved by permits alone."""
     program = Gated()
-    async with engine(sessions=lambda path, runtime, threads: program.session, **options) as made:
+    async with engine(sessions=lambda path, variant, arrangement: program.session, **options) as made:
         try:
             await load(made, folder, decoder_bundle(folder))
             # The answer is out a moment before the thread that computed it looks for more.

@@ -11,7 +11,8 @@ from shared.serving.answer import Text, Timing
 from shared.serving.decide.admission import Admitted, Ask
 from shared.serving.decide.batching import Budget
 from shared.serving.decide.cost import Cost, observed
-from shared.serving.queue import BatchQueue, Entry
+from shared.serving.entry import Entry
+from shared.serving.queue import BatchQueue
 from shared.serving.sinks import Gathering
 from shared.serving.tasks.task import Prepared
 
@@ -24,6 +25,22 @@ class HandClock(SystemClock):
 
     def monotonic(self) -> float:
         return self.now
+
+
+class Lane:
+    """Remembers whether it was interrupted."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+
+    def resume(self) -> None:
+        self.interrupted = False
+
+
+LANE = Lane()
 
 
 def admitted(tokens: int = 10, entries: int = 1, size: int = 7) -> Admitted:
@@ -47,7 +64,7 @@ def test_expired_entries_are_dropped_before_compute_with_a_deadline_error():
             queue.submit(one, [entry(late)], deadline=101.0)
             queue.submit(two, [entry(fine)], deadline=200.0)
             clock.now = 150.0
-            taken = await asyncio.to_thread(queue.take)
+            taken = await asyncio.to_thread(queue.take, LANE)
             assert [each.sink for each in taken] == [fine]
             with pytest.raises(Transient) as caught:
                 await late.future
@@ -63,7 +80,7 @@ def test_take_skips_a_queue_of_only_expired_entries_and_waits_on():
         sink = Gathering(1)
         with queue.reserve(admitted()) as permit:
             queue.submit(permit, [entry(sink)], deadline=100.0)
-            taking = asyncio.create_task(asyncio.to_thread(queue.take))
+            taking = asyncio.create_task(asyncio.to_thread(queue.take, LANE))
             assert isinstance((await asyncio.gather(sink.future, return_exceptions=True))[0], Transient)
             with queue.reserve(admitted()) as other:
                 queue.submit(other, [entry(Gathering(1))])
@@ -86,7 +103,7 @@ def test_a_permit_gives_everything_back_and_takes_its_waiting_entries_along():
         assert (load.entries, load.tokens, load.bytes) == (0, 0, 0)
         await asyncio.wait_for(queue.idle(), 1)
         queue.close()
-        assert queue.take() is None
+        assert queue.take(LANE) is None
 
     asyncio.run(main())
 
@@ -104,7 +121,7 @@ def test_every_row_of_an_entry_counts():
             assert (load.entries, load.tokens) == (2, 210)
             # 21 rows are three batches of 8.
             assert 1.65 < load.expected_wait < 1.75
-            assert len(await asyncio.to_thread(queue.take)) == 1
+            assert len(await asyncio.to_thread(queue.take, LANE)) == 1
             load = queue.load(cost, now=100.0)
             assert (load.entries, load.tokens) == (2, 210)
             assert 0.65 + 0.45 < load.expected_wait < 0.75 + 0.55
@@ -119,7 +136,7 @@ def test_close_fails_what_waits_and_wakes_the_worker():
         woken = threading.Event()
 
         def work():
-            assert queue.take() is None
+            assert queue.take(LANE) is None
             woken.set()
 
         thread = threading.Thread(target=work)
@@ -159,7 +176,7 @@ def test_expected_wait_counts_what_runs_and_what_waits():
             queue.submit(permit, [entry(Gathering(2), tokens=100, index=i) for i in range(2)])
             before = queue.load(cost, now=clock.now).expected_wait
             assert 0.18 < before < 0.22
-            await asyncio.to_thread(queue.take)
+            await asyncio.to_thread(queue.take, LANE)
             clock.now += 0.05
             after = queue.load(cost, now=clock.now).expected_wait
             assert 0.13 < after < 0.17
@@ -186,7 +203,7 @@ def test_every_entry_is_taken_or_abandoned_exactly_once(items):
             permits[number].__exit__(None, None, None)
         taken = []
         while len(taken) < len(kept):
-            batch = queue.take()
+            batch = queue.take(LANE)
             assert len(batch) * max(each.prepared.tokens for each in batch) <= 120 or len(batch) == 1
             taken += [each.index for each in batch]
         assert sorted(taken) == sorted(kept)

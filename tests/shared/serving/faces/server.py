@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
 from shared.bundle.manifest import TaskKind
 from shared.io.clock import SystemClock
-from shared.io.web import Site, middlewares
+from shared.io.web import Limits, Site, middlewares
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.topics import Header
 from shared.serving.faces import health
@@ -57,8 +58,15 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(made, *, max_body: int = 65536, readiness: Mapping[str, object] | None = None):
-    """Serve `made` until the block ends."""
+async def serving(
+    made,
+    *,
+    max_body: int = 65536,
+    readiness: Mapping[str, object] | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - a frozen value
+    uds: Path | None = None,
+):
+    """Serve `made` until the block ends; the server's own session goes over the Unix socket `uds` where there is one."""
     log, lines = log_sink()
     ready = Readiness(**{"catalog": made} | dict(readiness or {}))
     app = web.Application(middlewares=middlewares(log))
@@ -66,10 +74,11 @@ async def serving(made, *, max_body: int = 65536, readiness: Mapping[str, object
         routes(made, made, clock=SystemClock(), principal_of=tenant_in_header, readiness=ready, max_body=max_body)
     )
     app.add_routes(health.routes(instance="test", registry=made.registry, readiness=ready))
-    site = Site(cancel_on_disconnect=True)
-    port = await site.start(app, host="127.0.0.1", port=0)
+    site = Site(cancel_on_disconnect=True, limits=limits)
+    port = await site.start(app, host="127.0.0.1", port=0, uds=uds)
+    connector = aiohttp.UnixConnector(str(uds)) if uds is not None else None
     try:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(connector=connector) as session:
             yield Server(made, session, f"http://127.0.0.1:{port}", lines)
     finally:
         await site.close()

@@ -24,8 +24,8 @@ def test_tritonclient_asks_about_the_server_and_its_models(tmp_path):
         assert [(spec.name, spec.datatype, list(spec.shape)) for spec in told.inputs] == [("x", "FP32", [-1, 3])]
         assert client.get_model_metadata("ner", as_json=True)["outputs"][0]["datatype"] == "BYTES"
         config = client.get_model_config("adder", as_json=True)["config"]
-        assert (config["name"], config["backend"], config.get("max_batch_size", 0)) == ("adder", "onnxruntime", 0)
-        assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1", "3"]}]
+        assert (config["name"], config["backend"], config["max_batch_size"]) == ("adder", "onnxruntime", 32)
+        assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["3"]}]
         assert config["parameters"]["task"] == {"string_value": "tensor"}
         index = {model.name: model.state for model in client.get_model_repository_index().models}
         assert index["adder"] == index["ner"] == "READY"

@@ -5,36 +5,15 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from shared.serving.oip_tensors import to_binary
 from shared.serving.plain_onnx import tried_onnx
-from shared.serving.sessions.datatypes import NUMPY, OF_ONNX
-from tests.shared.serving.bundles import TENANT, engine, save
+from shared.serving.sessions.datatypes import OF_ONNX
+from tests.shared.serving.bundles import TENANT, engine
+from tests.shared.serving.every_datatype import ELEMENTS, VALUES, array_of, identities
 from tests.shared.serving.faces.grpc_served import served, text, with_models
 from tests.shared.serving.in_process import try_in_process
 
-ELEMENTS = {
-    "BOOL": TensorProto.BOOL,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "FP16": TensorProto.FLOAT16,
-    "FP32": TensorProto.FLOAT,
-    "FP64": TensorProto.DOUBLE,
-    "BYTES": TensorProto.STRING,
-}
-VALUES = {
-    "BOOL": [True, False],
-    "BYTES": ["好".encode(), b""],
-    **{name: [np.iinfo(NUMPY[name]).min, np.iinfo(NUMPY[name]).max] for name in ELEMENTS if "INT" in name},
-    **{name: [np.inf, -0.5] for name in ("FP16", "FP32", "FP64")},
-}
 CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -51,34 +30,25 @@ CONTENTS = {
 }
 
 
-def identities(path, datatypes):
-    """One input and one output of each datatype, the one a copy of the other."""
-    sides = [
-        [helper.make_tensor_value_info(f"{side}_{name}", ELEMENTS[name], ["n"]) for name in datatypes]
-        for side in ("in", "out")
-    ]
-    nodes = [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in datatypes]
-    save(helper.make_graph(nodes, "identities", *sides), path)
-    return path
-
-
 def test_every_onnx_datatype_both_ways(tmp_path):
     typed = [name for name in ELEMENTS if name in CONTENTS]
-    raw = [to_binary(np.array(VALUES[name], dtype=NUMPY[name])) for name in ELEMENTS]
+    untyped = ["FP16", "BF16"]
 
     async def main():
-        assert set(ELEMENTS) == set(OF_ONNX.values())
+        assert set(ELEMENTS) == set(OF_ONNX.values()) == {*typed, *untyped}
         async with engine() as made:
-            for path in (identities(tmp_path / "every.onnx", ELEMENTS), identities(tmp_path / "typed.onnx", typed)):
+            for path in (identities(tmp_path / "untyped.onnx", untyped), identities(tmp_path / "typed.onnx", typed)):
                 manifest = await tried_onnx(path, trial=try_in_process)
                 await made.load(TENANT, manifest, path.stem[0] * 64, tmp_path, "cpu")
-            made.activate(TENANT, {"every": "1.0.0", "typed": "1.0.0"})
+            made.activate(TENANT, {"untyped": "1.0.0", "typed": "1.0.0"})
             async with served(made) as server:
-                inputs = [{"name": f"in_{name}", "datatype": name, "shape": [2]} for name in ELEMENTS]
-                answer = await server.ask("ModelInfer", model_name="every", inputs=inputs, raw_input_contents=raw)
-                outputs = [(output.name, output.datatype, list(output.shape)) for output in answer.outputs]
-                assert outputs == [(f"out_{name}", name, [2]) for name in ELEMENTS]
-                assert list(answer.raw_output_contents) == raw
+                for model, names in (("untyped", untyped), ("typed", typed)):
+                    inputs = [{"name": f"in_{name}", "datatype": name, "shape": [2]} for name in names]
+                    raw = [to_binary(array_of(name)) for name in names]
+                    answer = await server.ask("ModelInfer", model_name=model, inputs=inputs, raw_input_contents=raw)
+                    outputs = [(output.name, output.datatype, list(output.shape)) for output in answer.outputs]
+                    assert outputs == [(f"out_{name}", name, [2]) for name in names]
+                    assert list(answer.raw_output_contents) == raw
                 inputs = [
                     {"name": f"in_{name}", "datatype": name, "shape": [2], "contents": {CONTENTS[name]: VALUES[name]}}
                     for name in typed

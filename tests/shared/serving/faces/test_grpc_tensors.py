@@ -83,7 +83,7 @@ BAD = [
     (asking(X | {"contents": {"int64_contents": [1, 2]}}), "inputs[0].contents.int64_contents", "int_contents"),
     (asking(X | {"contents": {"int_contents": [1, 2], "bool_contents": [True]}}), "bool_contents", "int_contents"),
     (asking(X | {"datatype": "FP16", "contents": {"fp32_contents": [1, 2]}}), "contents", "raw_input_contents"),
-    (asking(X | {"datatype": "BF16"}), "inputs[0].datatype", "FP32"),
+    (asking(X | {"datatype": "FP8"}), "inputs[0].datatype", "FP32"),
     (asking(X | {"datatype": ""}), "inputs[0].datatype", "FP32"),
     (asking(X | {"shape": [-1]}), "inputs[0].shape", "0 or more"),
     (asking(X | {"shape": [2**62, 2**62]}), "inputs[0].shape", "at most"),

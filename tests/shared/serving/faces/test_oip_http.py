@@ -162,8 +162,11 @@ def test_a_large_body_is_decoded_all_the_same(with_server):
 def test_configuration_shared_memory_and_numbers_that_are_none(with_server):
     async def check(server):
         _, _, body = await server.get("/v2/models/adder/config")
-        assert body["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
-        assert (body["max_batch_size"], body["parameters"]["task"]) == (0, {"string_value": "tensor"})
+        # Rows of several requests are added together: what is told is one row.
+        assert body["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [3]}]
+        assert (body["max_batch_size"], body["parameters"]["task"]) == (32, {"string_value": "tensor"})
+        _, _, body = await server.get("/v2/models/ner/config")
+        assert (body["max_batch_size"], body["input"][0]["dims"]) == (0, [-1])
         assert "model_configuration" in (await server.get("/v2"))[2]["extensions"]
         asked = text("好")
         asked["inputs"][0]["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 7}

@@ -11,7 +11,8 @@ import pytest
 
 from shared.protocol.errors import Corrupt, Transient
 from shared.protocol.reported import Isolation
-from shared.serving.trial.run import _ENVIRONMENT, MAX_SAID, isolation_here, passed, try_bundle
+from shared.serving.trial.process import ENVIRONMENT, MAX_SAID
+from shared.serving.trial.run import isolation_here, passed, try_bundle
 from shared.serving.trial.verdict import Died, Passed, TrialLimits, TrialRequest
 
 HELLO = "import os, sys, time, signal; os.write(1, b'\"seccomp\"\\n')\n"
@@ -104,9 +105,7 @@ def test_nothing_of_the_parents_environment_is_inherited(monkeypatch, tmp_path):
     monkeypatch.setenv("CLOUD_CORE_ADMIN_PASSWORD", "hunter2")
     monkeypatch.setenv("EDGE_AGENT_ENROL_TOKEN", "hunter3")
     died = tried("sys.stderr.write(repr(sorted(os.environ)) + os.getcwd()); sys.exit(9)")
-    assert set(_ENVIRONMENT) | {"PYTHONPATH"} == {
-        name for name in (*_ENVIRONMENT, "PYTHONPATH") if name in died.message
-    }
+    assert set(ENVIRONMENT) | {"PYTHONPATH"} == {name for name in (*ENVIRONMENT, "PYTHONPATH") if name in died.message}
     assert "CLOUD_CORE" not in died.message
     assert "EDGE_AGENT" not in died.message
     assert died.message.endswith("]/")

@@ -40,8 +40,8 @@ async def listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
         return tenant()
 
     def details() -> Mapping[str, object]:
-        memory = {"memory": core.engine.room.story()}
-        return {**core.standing.details(), **grpc.details(), **site.details(), **memory}
+        told = {"memory": core.engine.room.story(), "concurrency": core.engine.entrance.story()}
+        return {**core.standing.details(), **grpc.details(), **site.details(), **told}
 
     readiness = Readiness(catalog=core.engine, folder=settings.state if announced else None)
     app = web.Application(middlewares=middlewares(core.log))

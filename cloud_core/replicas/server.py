@@ -41,10 +41,13 @@ def build_replica(
     async def tenant_of(request: web.Request) -> str:
         return await tenant_in(request.headers)
 
+    def told() -> Mapping[str, object]:
+        return {**details(), "concurrency": engine.entrance.story()}
+
     readiness = Readiness(catalog=engine, folder=folder)
     application = web.Application(middlewares=middlewares(log), client_max_size=max_body)
     application.add_routes(
-        health.routes(instance=f"cloud-core/{name}", registry=registry, readiness=readiness, details=details)
+        health.routes(instance=f"cloud-core/{name}", registry=registry, readiness=readiness, details=told)
     )
     answer = with_inputs_logged(engine, log, on=log_inputs)
     application.add_routes(

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 
-from shared.io.processor import processor
+from shared.io.processor import COMPUTE_BF16, processor
 from shared.protocol.errors import Refusal, Refused
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-COMPUTE_BF16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
-"""CPU features with which bf16 is computed and not imitated."""
 _PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d")
 
 

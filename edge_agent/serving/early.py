@@ -16,7 +16,7 @@ from edge_agent.serving.refusal import error_of
 from edge_agent.serving.rules_in_force import RulesInForce
 from edge_agent.serving.trip import Trip
 from shared.io.clock import Clock
-from shared.io.loop_lag import LoopLag
+from shared.io.loop_lag import LATE_S, LoopLag
 from shared.protocol.errors import Unavailable
 from shared.protocol.policy import Mode, Rules
 from shared.serving.answer import Request, Where
@@ -58,7 +58,8 @@ class EarlyRefusal:
         if request.deadline is not None and request.deadline <= now:
             self._expired(request, request.deadline, now=now)
             raise error_of(Reason.EXPIRED, None, local=False, u=0.0)
-        models = self._engine.entrance.crowded(request, late=self.lag.is_late())
+        lost = self.lag.ahead()
+        models = self._engine.entrance.crowded(request, late=lost >= LATE_S)
         if not models:
             return
         names = {model.name for model in models}
@@ -69,7 +70,7 @@ class EarlyRefusal:
         reasons = {name: self._kept_here(request, ask, name, now=now) for name in names}
         if None in reasons.values():
             return
-        dated = msgspec.structs.replace(request, deadline=deadline)
+        dated = msgspec.structs.replace(request, deadline=deadline - lost)
         turned = self._engine.entrance.early(models, dated, now=now)
         reason = None if turned is None else reasons[turned.model.name]
         if turned is not None and reason is not None:

@@ -9,8 +9,8 @@ import asyncio
 
 from shared.io.clock import Clock
 
-TURNS = 4.0
-"""Turns of the loop from a request in its socket to the answer in it: read, parsed, handed to its handler, resolved."""
+TURNS_AHEAD = 3.0
+"""Turns from a request that was just read to its answer: one to its handler, two to whom it waits for and back."""
 LATE_S = 0.02
 """Losses from which on deadlines are at stake."""
 EVERY_S = 0.01
@@ -29,12 +29,15 @@ class LoopLag:
         self._due = 0.0
         self._quiet = QUIET_BEATS
 
-    def is_late(self) -> bool:
-        """Whether it is worth reckoning with."""
-        return self.seconds() >= LATE_S
+    def ahead(self) -> float:
+        """Seconds that a request which is seen now will wait for turns of the loop before its answer is out."""
+        return TURNS_AHEAD * self.turn()
 
-    def seconds(self) -> float:
-        """What a request that is seen now loses; from the first call on the loop is watched, until nobody asks for a while."""
+    def turn(self) -> float:
+        """Seconds that a turn takes beyond a timer's due, and that a request has waited when it is seen.
+
+        From the first call on the loop is watched, until nobody asks for a while.
+        """
         if self._quiet >= QUIET_BEATS:
             self._quiet = 0
             self._turn = 0.0
@@ -42,7 +45,7 @@ class LoopLag:
             return 0.0
         self._quiet = 0
         # A beat that is overdue tells of this very turn.
-        return TURNS * max(self._turn, self._clock.monotonic() - self._due)
+        return max(self._turn, self._clock.monotonic() - self._due)
 
     def _beat_later(self) -> None:
         self._due = self._clock.monotonic() + EVERY_S

@@ -21,6 +21,8 @@ FEATURES = (
     "sve",
 )
 """CPU features that decide which variant, runtime and precision runs well."""
+COMPUTE_BF16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+"""Features with which bf16 is computed and not imitated."""
 ROOT = Path("/")
 
 

@@ -6,9 +6,11 @@ Invariants:
 * what is refused before its body is read would have been refused with it: only what holds for a request of any size counts.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from shared.io.clock import Clock
 from shared.protocol.errors import Overloaded
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request
@@ -16,6 +18,7 @@ from shared.serving.decide.admission import Admitted, Ask, Limits, Load, Shed, S
 from shared.serving.decide.cost import predict
 from shared.serving.decide.residency import Key
 from shared.serving.loaded import LoadedModel
+from shared.serving.metrics import EngineMetrics
 from shared.serving.residency import Residency
 
 
@@ -36,6 +39,7 @@ class Entrance:
         *,
         active: Callable[[str], Mapping[str, str]],
         limits: Limits,
+        clock: Clock,
         draw: Callable[[], float],
     ) -> None:
         """`active`: the version by name that a tenant's unversioned requests get."""
@@ -43,6 +47,7 @@ class Entrance:
         self._active = active
         self._residency = residency
         self._limits = limits
+        self._clock = clock
         self._draw = draw
 
     def admitted(self, model: LoadedModel, request: Request, *, entries: int, tokens: int, now: float) -> Admitted:
@@ -93,6 +98,34 @@ class Entrance:
             if least is None or verdict.retry_after < least[1].retry_after:
                 least = model, verdict
         return None if least is None else TurnedAway(least[0], _overloaded(least[1]))
+
+    def watched(self, model: LoadedModel, metrics: EngineMetrics) -> LoadedModel:
+        """The model, with its limit and what is under way of it shown from now on."""
+
+        def in_flight() -> float:
+            return model.limiter.in_flight(model.queue.load(model.cost, now=self._clock.monotonic()))
+
+        metrics.limited(model.name, model.version, limit=lambda: model.limiter.limit, in_flight=in_flight)
+        return model
+
+    def story(self) -> list[dict[str, object]]:
+        """What `/health` tells: of every version how many slots are under way and may be, and what last moved the limit."""
+        now, found = self._clock.monotonic(), []
+        for (tenant, name, version), model in sorted(self._models.items()):
+            limit = model.limiter.limit
+            found.append(
+                {
+                    "tenant": tenant,
+                    "name": name,
+                    "version": version,
+                    "in_flight": round(model.limiter.in_flight(model.queue.load(model.cost, now=now)), 1),
+                    "limit": round(limit, 1) if math.isfinite(limit) else None,
+                    "least": model.limiter.capacity.least,
+                    "why": model.limiter.concurrency.why,
+                    "stretch": round(model.limiter.stretch(now=now), 3),
+                }
+            )
+        return found
 
     def turn_away(self, turned: TurnedAway) -> None:
         """Count it as what it is: a request that was shed."""

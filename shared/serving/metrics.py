@@ -3,6 +3,7 @@
 Label sets are bounded: models and versions a process has loaded, places, outcomes and reasons; never a device or a tenant.
 """
 
+import contextlib
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -65,6 +66,13 @@ class EngineMetrics:
             "tideline_batch_size", "Items computed together", version, buckets=SIZES, registry=registry
         )
         self.depth = Gauge("tideline_queue_depth", "Items that wait", version, registry=registry)
+        self.limit = Gauge(
+            "tideline_concurrency_limit",
+            "Slots (rows of full batches) that may be under way",
+            version,
+            registry=registry,
+        )
+        self.in_flight = Gauge("tideline_concurrency_in_flight", "Slots that are under way", version, registry=registry)
         self.shed = Counts("tideline_shed", "Requests that were not let in, by reason", ("reason",), registry=registry)
         self.state = Gauge(
             "tideline_model_state", "1 for the state a model version is in", (*version, "state"), registry=registry
@@ -81,11 +89,18 @@ class EngineMetrics:
         for each in ModelState:
             self.state.labels(model, version, each.value).set(1.0 if each is state else 0.0)
 
+    def limited(self, model: str, version: str, *, limit: Callable[[], float], in_flight: Callable[[], float]) -> None:
+        """Show how much of a model version is under way, and may be."""
+        self.limit.labels(model, version).set_function(limit)
+        self.in_flight.labels(model, version).set_function(in_flight)
+
     def forget(self, model: str, version: str) -> None:
         """A model version was unloaded: its gauges go, its counters stay."""
         for each in ModelState:
             self.state.remove(model, version, each.value)
-        self.depth.remove(model, version)
+        for gauge in (self.depth, self.limit, self.in_flight):
+            with contextlib.suppress(KeyError):
+                gauge.remove(model, version)
 
 
 class Meter:

@@ -78,7 +78,9 @@ class Versions:
         self._active: dict[str, Mapping[str, str]] = {}
         self._loading: set[Key] = set()
         self._broken: dict[Key, Listed] = {}
-        self.entrance = Entrance(self._models, self.residency, active=self.active, limits=limits, draw=draw)
+        self.entrance = Entrance(
+            self._models, self.residency, active=self.active, limits=limits, clock=clock, draw=draw
+        )
 
     async def load(
         self,
@@ -160,7 +162,7 @@ class Versions:
                 reason=explained(error),
             )
             raise
-        self._models[key] = model
+        self._models[key] = self.entrance.watched(model, self.metrics)
         try:
             await self.residency.first(model)
             model.enter(ModelState.WARMING)

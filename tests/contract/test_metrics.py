@@ -18,6 +18,8 @@ COMPUTES = {
     "tideline_compute_seconds": VERSION,
     "tideline_batch_size": VERSION,
     "tideline_queue_depth": VERSION,
+    "tideline_concurrency_limit": VERSION,
+    "tideline_concurrency_in_flight": VERSION,
     "tideline_shed_total": {"reason"},
     "tideline_model_state": VERSION | {"state"},
 }

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_core.importer.forms import Making, forms
-from cloud_core.replicas.torch_precision import COMPUTE_BF16
 from cloud_core.replicas.torch_program import TorchProgram
 from shared.bundle.manifest import TaskKind
-from shared.io.processor import processor
+from shared.io.processor import COMPUTE_BF16, processor
 from shared.serving.answer import Embedding, Entities, Label, Relations, Text
 from shared.serving.tasks.choose import task_for
 from shared.serving.trial.model import Model

@@ -6,8 +6,7 @@ import torch
 
 from bench import gpu
 from bench.encoder_weights import SHAPES, logits, weights
-from cloud_core.replicas.torch_precision import COMPUTE_BF16
-from shared.io.processor import processor
+from shared.io.processor import COMPUTE_BF16, processor
 
 pytestmark = [
     pytest.mark.slow,

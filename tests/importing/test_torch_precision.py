@@ -10,9 +10,8 @@ import torch
 
 from cloud_core.importer.forms import Making, forms
 from cloud_core.replicas import torch_precision
-from cloud_core.replicas.torch_precision import COMPUTE_BF16
 from cloud_core.replicas.torch_program import TorchProgram
-from shared.io.processor import processor
+from shared.io.processor import COMPUTE_BF16, processor
 from shared.protocol.errors import Refused
 from shared.serving.tasks.choose import task_for
 from tests.importing import folders

@@ -52,7 +52,7 @@ def routes(
         lag: how late the event loop is; None for a watch of its own.
 
     """
-    ports = Ports(answer, catalog, clock, principal_of, max_body, early, (lag or LoopLag(clock)).seconds)
+    ports = Ports(answer, catalog, clock, principal_of, max_body, early, (lag or LoopLag(clock)).turn)
     face = OipFace(ports, readiness)
     model = "/v2/models/{model}"
     routes = [

@@ -45,8 +45,8 @@ class Turnstile:
 
     def __call__(self, data: bytes) -> bytes | None:
         """What to answer to `data` at once, whole; None where it takes its usual way."""
-        lag = self._lag.seconds()
-        if lag < LATE_S and not self._crowded():
+        turn = self._lag.turn()
+        if turn < LATE_S and not self._crowded():
             return None
         knock = knock_of(data, _FIELDS)
         meant = None if knock is None else _meant(knock.path)
@@ -54,7 +54,7 @@ class Turnstile:
             return None
         model, version = meant
         known = id_for(knock.fields.get(Header.REQUEST_ID))
-        now = self._clock.monotonic() - lag
+        now = self._clock.monotonic() - turn
         try:
             context = context_in(knock.fields, id=known, tenant=self._tenant(), version=version, now=now)
             self._early(msgspec.structs.replace(context, model=model, body_bytes=knock.size))

@@ -5,16 +5,13 @@ import platform
 from pathlib import Path
 
 from shared.bundle.manifest import Variant
-from shared.io.processor import ROOT, cores, processor
+from shared.io.processor import COMPUTE_BF16, ROOT, cores, processor
 from shared.serving.arrangement import ONNXRUNTIME, OPENVINO
 from shared.serving.decide.tuned import Machine
 from shared.serving.decide.ways import Program
 from shared.serving.sessions.onnx import CPU
 from shared.serving.sessions.open import EXACT, ONNX
 from shared.serving.sessions.openvino import BF16
-
-_COMPUTE_BF16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
-"""CPU features with which this precision is computed and not imitated."""
 
 
 def machine_here(root: Path = ROOT) -> Machine:
@@ -39,7 +36,7 @@ def programs_of(variant: Variant, machine: Machine) -> tuple[Program, ...]:
     found = [Program(variant=variant.name)]
     if OPENVINO in machine.runtimes:
         found.append(Program(variant=variant.name, runtime=OPENVINO))
-        if variant.precision == EXACT and _COMPUTE_BF16 & set(machine.features):
+        if variant.precision == EXACT and COMPUTE_BF16 & set(machine.features):
             found.append(Program(variant=variant.name, runtime=OPENVINO, precision=BF16))
     return tuple(found)
 

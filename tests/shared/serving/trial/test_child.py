@@ -8,12 +8,13 @@ import pytest
 
 from shared.bundle.manifest import MANIFEST_FILE, Manifest, Requirements, TaskKind, TensorSpec, Variant, canonical
 from shared.protocol.reported import Isolation
+from shared.serving.arrangement import OPENVINO
 from shared.serving.plain_onnx import tried_onnx
 from shared.serving.trial.run import try_bundle
 from shared.serving.trial.verdict import Died, Passed, TrialLimits, TrialRequest
 from tests.hostile import programs
 from tests.hostile.corpus import bundle as tensor_bundle
-from tests.shared.serving.bundles import adder, bundle, echo
+from tests.shared.serving.bundles import adder, bundle, echo, files_of
 from tests.shared.serving.in_process import try_in_process
 
 
@@ -163,3 +164,27 @@ def test_variants_of_a_bundle_are_tried_one_by_one(tmp_path):
     other = Variant(name="other", runtime="onnx", precision="fp32", files=("model.onnx",))
     rewritten(tmp_path, manifest, variants=(*manifest.variants, other))
     assert isinstance(tried(tmp_path, "other"), Passed)
+
+
+@pytest.mark.parametrize("task", [TaskKind.TEXT_CLASSIFICATION, TaskKind.TOKEN_CLASSIFICATION, TaskKind.TENSOR])
+def test_openvino_is_tried_in_the_child_too(tmp_path, task):
+    manifest = text_bundle(tmp_path, task)
+    if task is TaskKind.TENSOR:
+        rewritten(tmp_path, manifest, inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 3)),))
+    found = tried(tmp_path, runtime=OPENVINO)
+    assert isinstance(found, Passed), found
+
+
+def test_what_passed_in_one_runtime_does_not_pass_in_another_that_cannot_run_it(tmp_path):
+    manifest = bundle(tmp_path, "text", TaskKind.TENSOR)
+    echo(tmp_path / "model.onnx")
+    rewritten(
+        tmp_path,
+        manifest,
+        inputs=(TensorSpec(name="s", datatype="BYTES", shape=(-1,)),),
+        files=files_of(tmp_path),
+    )
+    assert isinstance(tried(tmp_path), Passed)
+    found = tried(tmp_path, runtime=OPENVINO)
+    assert isinstance(found, Died), found
+    assert (found.code, found.field) == ("unsupported", "arrangement.runtime")

@@ -1,0 +1,6 @@
+"""What holds for every test: Hypothesis times nothing, since a busy machine is no failure."""
+
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -23,7 +23,7 @@ from cloud_core.replicas.runtimes import suited
 from cloud_core.store import replicas, serving
 from cloud_core.store.database import read, write
 from shared.bundle.install import collect_bundles, install
-from shared.bundle.manifest import Variant, parse_manifest
+from shared.bundle.manifest import TaskKind, Variant, parse_manifest
 from shared.bundle.store import ChunkStore
 from shared.io.clock import Clock
 from shared.io.logs import Log
@@ -194,7 +194,7 @@ class LocalReplica:
             store = ChunkStore(self._place.artifacts / version.tenant)
             folder = await asyncio.to_thread(install, data, variant, store, self._place.bundles)
             self._enter(version, ModelState.LOADING)
-            arrangement = await self._arranged(version, program, folder)
+            arrangement = await self._arranged(version, manifest.task, program, folder)
             await self._engine.load(version.tenant, manifest, version.digest, folder, variant, arrangement=arrangement)
         except (Refused, Corrupt, Transient) as error:
             self._fail(version, error)
@@ -204,13 +204,14 @@ class LocalReplica:
             self._pending.pop(version, None)
             self._news.set()
 
-    async def _arranged(self, version: Version, program: Variant, folder: Path) -> Arrangement:
+    async def _arranged(self, version: Version, task: TaskKind, program: Variant, folder: Path) -> Arrangement:
         """How the version is run here; with ONNX Runtime where a trial shows that it cannot be as was asked for.
 
         With ONNX Runtime it is not tried in a process of its own first, as a device does: a version exists only once every
         variant of it passed the control plane's gate (`cloud_core.models.trial`): run there, or inspected where it cannot be run.
         """
-        found = suited(self._preference.arrangement, program)
+        exact = task is TaskKind.TEXT_GENERATION
+        found = suited(self._preference.arrangement, program, exact=exact)
         if found.runtime != OPENVINO:
             return found
         verdict = await self._trial(
@@ -232,7 +233,7 @@ class LocalReplica:
             code=verdict.code,
             error=verdict.message,
         )
-        return suited(replace(found, runtime=ONNXRUNTIME), program)
+        return suited(replace(found, runtime=ONNXRUNTIME), program, exact=exact)
 
     def _fail(self, version: Version, error: TidelineError) -> None:
         before = self._failed.get(version, _Failure(0, 0.0)).failures

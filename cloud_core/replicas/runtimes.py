@@ -74,8 +74,14 @@ def open_session(path: Path, variant: Variant, arrangement: Arrangement) -> Sess
     return TorchProgram(path, threads=arrangement.threads, precision=arrangement.precision or variant.precision)
 
 
-def suited(wanted: Arrangement, variant: Variant) -> Arrangement:
-    """`wanted`, which is said of all models of a replica, as far as it can be said of `variant`."""
+def suited(wanted: Arrangement, variant: Variant, *, exact: bool = False) -> Arrangement:
+    """`wanted`, which is said of all models of a replica, as far as it can be said of `variant`.
+
+    `exact`: in no other precision than its own, as for a generator, which makes another text of the least rounding: its answers
+    would depend on their batch.
+    """
+    if exact:
+        wanted = replace(wanted, precision="")
     if variant.runtime == TORCH:
         return replace(wanted, runtime=arrangements.TORCH)
     openvino = wanted.runtime == arrangements.OPENVINO and set(variant.requirements.providers) <= set(CPU)

@@ -76,7 +76,11 @@ class Arrangements:
         """What a run on this device may choose from, `variants` in the order of preference."""
         fixed = self.fixed(limits)
         return Space(
-            programs=tuple(program for variant in variants for program in programs_of(variant, self.machine)),
+            programs=tuple(
+                program
+                for variant in variants
+                for program in programs_of(variant, self.machine, exact=manifest.task is TaskKind.TEXT_GENERATION)
+            ),
             cores=self.machine.cores,
             lanes=fixed.lanes,
             threads=fixed.threads,

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 _END = b"\r\n\r\n"
-_HEAD = re.compile(rb"POST [!-~]+ HTTP/1\.1(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*)+")
-"""RFC 9112, section 3 and 5: a request line, and fields without folding or blanks before the colon."""
+_HEAD = re.compile(rb"POST /[0-9A-Za-z/._~-]+ HTTP/1\.1(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*)+")
+"""RFC 9112, section 3 and 5: a request line with a plain path, and fields without folding or blanks before the colon."""
 _UNUSUAL = (b"\r\ntransfer-encoding:", b"\r\nexpect:", b"\r\nupgrade:", b"\r\ncontent-encoding:")
-_LENGTH, _CONNECTION = b"\r\ncontent-length:", b"\r\nconnection:"
+_LENGTH, _CONNECTION, _HOST = b"\r\ncontent-length:", b"\r\nconnection:", b"\r\nhost:"
 _MOST_DIGITS = 8
 
 
@@ -34,7 +34,7 @@ def knock_of(data: bytes, wanted: Sequence[str]) -> Knock | None:
         return None
     head = sent.lower()
     at = head.find(_LENGTH)
-    if at < 0 or head.find(_LENGTH, at + 1) >= 0 or any(field in head for field in _UNUSUAL):
+    if at < 0 or head.find(_LENGTH, at + 1) >= 0 or any(field in head for field in _UNUSUAL) or head.count(_HOST) != 1:
         return None
     length = _value(head, at + len(_LENGTH))
     if not length.isdigit() or len(length) > _MOST_DIGITS or end + len(_END) + int(length) != len(data):

@@ -1,4 +1,7 @@
-"""The same answer alone or in a batch: torch programs of every task, in FP32 and in bf16."""
+"""The same answer alone or in a batch: torch programs of every task in FP32, and in bf16 where answers are numbers.
+
+Where they are choices, spans or texts, weights drawn at random leave ties that bf16 decides either way.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,7 @@ MAKERS: dict[TaskKind, Callable[[Path], Path]] = {
     TaskKind.RELATION_EXTRACTION: siamese_uie,
     TaskKind.TEXT_GENERATION: lambda folder: decoder_folder(folder, "llama"),
 }
+NUMBERS = (TaskKind.TEXT_CLASSIFICATION, TaskKind.TEXT_EMBEDDING)
 TOLERANCES = {"": 1e-5, "bf16": 0.02}
 PARAMETERS = {
     TaskKind.TEXT_GENERATION: {"max_tokens": 8, "temperature": 0},
@@ -43,7 +47,7 @@ BATCHES = st.lists(TEXTS, min_size=2, max_size=5).flatmap(
 
 @pytest.fixture(
     scope="module",
-    params=[(kind, precision) for kind in MAKERS for precision in TOLERANCES],
+    params=[*((kind, "") for kind in MAKERS), *((kind, "bf16") for kind in NUMBERS)],
     ids=lambda each: "-".join(filter(None, each)),
 )
 def served(request, bundle):
@@ -59,7 +63,7 @@ def served(request, bundle):
     return kind, Model(task_for(made.manifest, made.folder), session), TOLERANCES[precision]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(batch=BATCHES)
 def test_batch_mates_change_no_answer(served, batch):
     kind, model, tolerance = served

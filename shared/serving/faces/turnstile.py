@@ -69,7 +69,7 @@ def _meant(path: str) -> tuple[str, str | None] | None:
     """Model and version an inference path names, the model empty where the body does; None for any other path."""
     if path in _BODY_NAMES_MODEL:
         return "", None
-    if not (path.startswith(_MODELS) and path.endswith(_INFER)) or "%" in path:
+    if not (path.startswith(_MODELS) and path.endswith(_INFER)):
         return None
     model, versions, version = path[len(_MODELS) : -len(_INFER)].partition(_VERSIONS)
     if not model or "/" in model or "/" in version or bool(versions) != bool(version):

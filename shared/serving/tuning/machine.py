@@ -26,8 +26,11 @@ def machine_here(root: Path = ROOT) -> Machine:
     )
 
 
-def programs_of(variant: Variant, machine: Machine) -> tuple[Program, ...]:
-    """How `variant` can be run on `machine`, in the order of preference; not at all where nothing here runs it."""
+def programs_of(variant: Variant, machine: Machine, *, exact: bool = False) -> tuple[Program, ...]:
+    """How `variant` can be run on `machine`, in the order of preference; not at all where nothing here runs it.
+
+    `exact`: in no other precision than its own, as for a generator, which makes another text of the least rounding.
+    """
     if variant.runtime not in ONNX or ONNXRUNTIME not in machine.runtimes:
         return ()
     if not set(variant.requirements.providers) <= set(CPU):
@@ -36,7 +39,7 @@ def programs_of(variant: Variant, machine: Machine) -> tuple[Program, ...]:
     found = [Program(variant=variant.name)]
     if OPENVINO in machine.runtimes:
         found.append(Program(variant=variant.name, runtime=OPENVINO))
-        if variant.precision == EXACT and COMPUTE_BF16 & set(machine.features):
+        if not exact and variant.precision == EXACT and COMPUTE_BF16 & set(machine.features):
             found.append(Program(variant=variant.name, runtime=OPENVINO, precision=BF16))
     return tuple(found)
 

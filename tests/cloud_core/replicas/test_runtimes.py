@@ -75,3 +75,4 @@ def test_what_is_said_of_all_models_is_done_for_those_it_means_something_for(wan
     made = variant(**made)
     found = suited(Arrangement(runtime=wanted[0], precision=wanted[1], lanes=3), made)
     assert (found.runtime, found.precision, found.lanes) == (runtime, precision, 3)
+    assert suited(Arrangement(runtime=wanted[0], precision=wanted[1]), made, exact=True).precision == ""

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 
-import httpx
+import httpx2
 import msgspec
 import numpy as np
 import openai
@@ -83,9 +83,9 @@ def test_plain_json_and_openai_are_on_both_doors(with_server):
         assert (status, body["result"]["label"]) == (200, "正面")
         status, _, body = await server.post("/batch_predict", {"model": "ner", "texts": ["王明去北京", "去"]})
         assert (status, [len(each["entities"]) for each in body["results"]]) == (200, [2, 0])
-        transport = httpx.AsyncHTTPTransport(uds=str(server.uds)) if server.uds is not None else None
+        transport = httpx2.AsyncHTTPTransport(uds=str(server.uds)) if server.uds is not None else None
         async with (
-            httpx.AsyncClient(transport=transport) as http,
+            httpx2.AsyncClient(transport=transport) as http,
             openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=http) as client,
         ):
             floats = await client.embeddings.create(model="emb", input="好", encoding_format="float")

@@ -45,6 +45,8 @@ def test_bf16_is_for_whole_weights_on_processors_that_compute_it(feature):
     assert runs(FP32, machine(feature)) == [("onnxruntime", ""), ("openvino", ""), ("openvino", "bf16")]
     assert runs(FP32, machine()) == [("onnxruntime", ""), ("openvino", "")]
     assert runs(INT8, machine(feature)) == [("onnxruntime", ""), ("openvino", "")]
+    exactly = programs_of(FP32, machine(feature), exact=True)
+    assert [(program.runtime, program.precision) for program in exactly] == [("onnxruntime", ""), ("openvino", "")]
 
 
 def test_what_is_not_here_runs_nothing():

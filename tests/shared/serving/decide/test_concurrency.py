@@ -202,7 +202,11 @@ def test_one_row_at_a_time_is_limited_by_time_as_well():
 
 @settings(max_examples=10, deadline=None)
 @given(
-    st.integers(1, 3), st.sampled_from((None, 0.5, 2.0)), st.sampled_from((1, 8, 40)), st.floats(0.2, 6.0), st.integers()
+    st.integers(1, 3),
+    st.sampled_from((None, 0.5, 2.0)),
+    st.sampled_from((1, 8, 40)),
+    st.floats(0.2, 6.0),
+    st.integers(),
 )
 def test_whatever_comes_the_engine_stays_full_and_the_limit_holds(lanes, deadline, items, load, seed):
     engine = VirtualEngine(lanes=lanes, deadline=deadline, seed=seed)

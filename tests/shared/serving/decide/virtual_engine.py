@@ -108,7 +108,9 @@ class VirtualEngine:
     def _load(self) -> Load:
         waiting, rows = sum(request.tokens for request, _ in self._waiting), len(self._waiting)
         batches = max(-(-rows // self._budget.rows), -(-waiting // self._budget.tokens))
-        left = [max(0.0, predict(self.cost, padded) - (self.now - since)) for _, padded, since in self._running.values()]
+        left = [
+            max(0.0, predict(self.cost, padded) - (self.now - since)) for _, padded, since in self._running.values()
+        ]
         wait = min(left) if len(left) == self._lanes else 0.0
         return Load(
             entries=rows + sum(len(batch) for batch, _, _ in self._running.values()),

@@ -34,7 +34,7 @@ class VirtualEngine:
         per_token: float = 1.5e-4,
         fixed: float = 2e-3,
         lanes: int = 1,
-        budget: Budget = Budget(),
+        budget: Budget = Budget(),  # noqa: B008 - a frozen value
         deadline: float | None = None,
         limited: bool = True,
         speed: Callable[[float], float] = lambda now: 1.0,

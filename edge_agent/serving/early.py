@@ -102,7 +102,7 @@ class EarlyRefusal:
 
     def _expired(self, request: Request, deadline: float, *, now: float) -> None:
         """Count it, and remember why, as of every request that routing finds expired."""
-        known = self._engine.load_of(request.tenant, request.model, request.version) is not None
+        known = self._engine.entrance.knows(request)
         ask = Ask(deadline=deadline, privacy=routing.tags_of(request.privacy))
         trip = self._trip(request, ask, Refuse(Reason.EXPIRED), known=known, now=now)
         self._accounts.ended(trip, None, Unavailable.DEADLINE.value)

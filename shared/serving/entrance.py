@@ -66,6 +66,11 @@ class Entrance:
             raise _overloaded(verdict)
         return verdict
 
+    def knows(self, request: Request) -> bool:
+        """Whether the version `request` names, or would get, is loaded."""
+        version = request.version or self._active(request.tenant).get(request.model, "")
+        return (request.tenant, request.model, version) in self._models
+
     def is_crowded(self, tenant: str) -> bool:
         """Whether a full batch waits for any version of `tenant`."""
         return any(owner == tenant and _is_crowded(model) for (owner, _, _), model in self._models.items())

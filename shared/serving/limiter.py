@@ -1,5 +1,7 @@
 """What one version's entrance has learnt: how far predictions are off, and how much may be under way. Loop's thread only."""
 
+from typing import Protocol
+
 from shared.serving.decide import calibration, concurrency
 from shared.serving.decide.admission import Admitted, Ask, Load, Own
 from shared.serving.decide.batching import Budget
@@ -8,14 +10,31 @@ from shared.serving.decide.concurrency import Capacity, Concurrency, Sample, exp
 from shared.serving.decide.cost import Cost, predict
 
 
+class Computes(Protocol):
+    """What computes for the version, now: it may be arranged anew at any time."""
+
+    budget: Budget
+    lanes: int
+
+
 class Limiter:
     """Owner of both; the decisions are `decide/calibration` and `decide/concurrency`."""
 
-    def __init__(self, budget: Budget, *, lanes: int) -> None:
-        self.capacity = Capacity(lanes=lanes, rows=budget.rows, tokens=budget.tokens)
+    def __init__(self, computes: Computes) -> None:
         self.concurrency = Concurrency()
+        self._computes = computes
+        self._capacity = _capacity_of(computes)
         self._calibration = Calibration()
         self._full = 0.0
+
+    @property
+    def capacity(self) -> Capacity:
+        """How much is computed at once; where that changed, the limit begins anew, since it is told in rows of full batches."""
+        computes, known = self._computes, self._capacity
+        if (known.lanes, known.rows, known.tokens) != (computes.lanes, computes.budget.rows, computes.budget.tokens):
+            known = self._capacity = _capacity_of(computes)
+            self.concurrency = Concurrency()
+        return known
 
     def stretch(self, *, now: float) -> float:
         """What predictions are multiplied by now."""
@@ -44,7 +63,8 @@ class Limiter:
     @property
     def limit(self) -> float:
         """Slots that may be under way now."""
-        return limit_of(self.concurrency, self.capacity, full=self._full)
+        capacity = self.capacity
+        return limit_of(self.concurrency, capacity, full=self._full)
 
     def took(self, admitted: Admitted, began: float, *, now: float, missed: bool) -> None:
         """A request that began at `began` ended now; `missed`: at its deadline, without an answer."""
@@ -52,6 +72,7 @@ class Limiter:
         self._calibration = calibration.observed(
             self._calibration, predicted=admitted.predicted, seconds=seconds, now=now, missed=missed
         )
+        capacity = self.capacity
         sample = Sample(
             began=began,
             seconds=seconds,
@@ -59,4 +80,8 @@ class Limiter:
             in_flight=admitted.in_flight,
             missed=missed,
         )
-        self.concurrency = concurrency.observed(self.concurrency, sample, self.capacity, full=ask.full, now=now)
+        self.concurrency = concurrency.observed(self.concurrency, sample, capacity, full=ask.full, now=now)
+
+
+def _capacity_of(computes: Computes) -> Capacity:
+    return Capacity(lanes=computes.lanes, rows=computes.budget.rows, tokens=computes.budget.tokens)

@@ -97,7 +97,7 @@ class LoadedModel:
         self._budget = budget
         self.queue = BatchQueue(clock=clock, loop=asyncio.get_running_loop(), budget=budget, lanes=1)
         self.arrange(arrangement)
-        self.limiter = Limiter(budget, lanes=arrangement.lanes)
+        self.limiter = Limiter(self.queue)
         self.meter = Meter(metrics, name, self.version, where, depth=lambda: self.queue.depth)
         self._cores = cores
         self._log = log.bind(model=name, version=self.version, variant=variant)

@@ -30,6 +30,7 @@ NOW = 1000.0
 IDLE = LocalState(expected_wait=0.0, service=0.01)
 BUSY = LocalState(expected_wait=2.0, service=0.01)
 QUEUED = LocalState(expected_wait=0.2, service=0.01)
+FULL = LocalState(expected_wait=0.2, service=0.01, full=True)
 UP = CloudState(permitted=True, estimate=0.1)
 DOWN = CloudState(permitted=False, retry_in=3.0)
 FAR = CloudState(permitted=True, estimate=5.0)
@@ -49,6 +50,11 @@ TABLE = [
     (Mode.LOCAL_FIRST, ask(), QUEUED, UP, Local(Reason.LOCAL_MEETS_DEADLINE)),
     (Mode.LOCAL_FIRST, ask(), BUSY, UP, Cloud(Reason.LOCAL_SATURATED)),
     (Mode.LOCAL_FIRST, ask(3.0), BUSY, UP, Local(Reason.LOCAL_MEETS_DEADLINE)),
+    (Mode.LOCAL_FIRST, ask(), FULL, UP, Cloud(Reason.LOCAL_SATURATED)),
+    (Mode.LOCAL_FIRST, ask(), FULL, DOWN, Refuse(Reason.CLOUD_UNREACHABLE, pytest.approx(0.2))),
+    (Mode.LOCAL_FIRST, ask(1.0, "local-only"), FULL, UP, Local(Reason.PRIVACY)),
+    (Mode.LOCAL_ONLY, ask(), FULL, UP, Local(Reason.MODE)),
+    (Mode.FASTEST, ask(), FULL, CloudState(permitted=True, estimate=0.9), Cloud(Reason.CLOUD_FASTER)),
     (Mode.LOCAL_FIRST, ask(), None, UP, Cloud(Reason.LOCAL_ABSENT)),
     (Mode.LOCAL_FIRST, ask(), None, DOWN, Refuse(Reason.CLOUD_UNREACHABLE, 3.0)),
     (Mode.LOCAL_FIRST, ask(), IDLE, DOWN, Local(Reason.LOCAL_MEETS_DEADLINE)),

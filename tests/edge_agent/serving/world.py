@@ -16,6 +16,7 @@ from edge_agent.control.applied import PolicyHolder
 from edge_agent.serving.accounts import Accounts
 from edge_agent.serving.attempts import Attempts
 from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.early import EarlyRefusal
 from edge_agent.serving.forward import Forwarder, Gateway
 from edge_agent.serving.kept_answers import KeptAnswers
 from edge_agent.serving.measure import Measurements
@@ -27,6 +28,7 @@ from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval
 from shared.bundle.manifest import Chunk, File, Manifest, TaskKind, TensorSpec, Variant
 from shared.io.clock import SystemClock
+from shared.io.loop_lag import LoopLag
 from shared.protocol.desired import Generation, ModelRef
 from shared.protocol.policy import Policy, policy_of
 from shared.protocol.topics import Header
@@ -135,6 +137,9 @@ class Device:
             accounts=accounts,
             clock=self.clock,
         )
+
+        self.lag = LoopLag(self.clock)
+        self.early = EarlyRefusal(self.engine, self.cloud, self.holder, accounts, lag=self.lag, clock=self.clock)
 
     def _script(self, feeds: Feeds) -> Outputs:
         if self.failing is not None:

@@ -51,3 +51,24 @@ def test_a_stretched_prediction_is_shed_before_it_is_late():
     shed = admit(load, Limits(), ask, deadline=0.3, now=0.0, stretch=1.5)
     assert isinstance(shed, Shed)
     assert shed.reason is ShedReason.DEADLINE
+
+
+def test_deadlines_that_are_missed_move_the_line_however_exactly_they_are_missed():
+    calibration = Calibration()
+    for i in range(300):
+        # Given up just when the prediction, stretched as it was, said it would be done: alone that would confirm it.
+        took = 0.2 * factor(calibration, now=float(i))
+        calibration = observed(calibration, predicted=0.2, seconds=took, now=float(i), missed=True)
+    assert factor(calibration, now=300.0) == MOST or calibration.ratio > 2.0
+
+
+def test_the_margin_is_wide_where_predictions_scatter_and_narrow_where_they_are_true():
+    def margin(scatter: float) -> float:
+        calibration = Calibration()
+        for i in range(400):
+            calibration = observed(calibration, predicted=0.1, seconds=0.1 + (-1) ** i * scatter, now=0.0)
+        return factor(calibration, now=0.0) - 1.0
+
+    assert margin(0.0) < 0.01
+    assert 0.03 < margin(0.001) < 0.06
+    assert margin(0.02) > 0.6

@@ -11,7 +11,9 @@ from shared.serving.decide.batching import Budget
 from shared.serving.decide.concurrency import (
     BASELINE_MOST,
     GRACE_S,
+    LEAST_GRADIENT,
     SAMPLES,
+    SMOOTHING,
     SPAN_S,
     TOLERANCE,
     Capacity,
@@ -59,7 +61,9 @@ def test_it_is_never_below_the_floor_and_always_a_number(history, lanes, rows, f
         assert math.isfinite(limit)
         assert limit >= capacity.least
         assert limit <= before + math.sqrt(before) + 1e-9
-        assert limit >= min(before, in_flight, *([before / 2] if not missed else [])) * 0.5 or limit == capacity.least
+        if not state.window.samples and state.why is not Why.MISSED:
+            # A window ended, and nobody missed a deadline in it.
+            assert limit >= before * (1 - SMOOTHING * (1 - LEAST_GRADIENT)) - 1e-9
         assert 1.0 <= state.baseline <= BASELINE_MOST
 
 

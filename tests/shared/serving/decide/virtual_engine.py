@@ -4,9 +4,11 @@ Every batch of n padded tokens takes `per_token * n + fixed` seconds, times `spe
 """
 
 import heapq
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 from shared.serving.decide import cost as costs
 from shared.serving.decide.admission import Admitted, Limits, Load, Own, Shed, ShedReason, admit
@@ -45,7 +47,7 @@ class VirtualEngine:
         self.cost = Cost()
         for tokens in (8, 128):
             self.cost = costs.observed(self.cost, tokens, per_token * tokens + fixed)
-        self.limiter = Limiter(budget, lanes=lanes)
+        self.limiter = Limiter(SimpleNamespace(budget=budget, lanes=lanes))
         self.limits: list[tuple[float, float]] = []
         """When a request came, and how much might be under way then."""
         self.slots: list[tuple[float, float]] = []
@@ -58,6 +60,7 @@ class VirtualEngine:
         self._limited, self._speed, self._stall = limited, speed, stall
         self._random = random.Random(seed)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
         self._waiting: list[tuple[VirtualRequest, float]] = []
         self._running: dict[int, tuple[list[VirtualRequest], int, float]] = {}
 
@@ -68,7 +71,7 @@ class VirtualEngine:
         self.now = until
 
     def at(self, when: float, event: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (when, len(self.shed) + len(self._events) + self._random.getrandbits(48), event))
+        heapq.heappush(self._events, (when, next(self._order), event))
 
     def offer(self, rate: float, begin: float, end: float, *, items: int = 1, tokens: int = 32) -> None:
         """Independent requests, `rate` per second."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from shared.serving.answer import Text
 from shared.serving.metrics import EngineMetrics
 from shared.serving.room import Room
 from shared.serving.sessions.scripted import ScriptedSession
-from tests.shared.serving.bundles import TENANT, engine, log_sink
+from tests.shared.serving.bundles import TENANT, engine, log_sink, until
 from tests.shared.serving.echo import INPUTS, EchoTask, ask
 
 BASE = 1000
@@ -208,3 +209,13 @@ async def three(shelf, made):
         await shelf.load(made, name, 40)
         if isinstance(shelf.clock, HandClock):
             shelf.clock.now += 1.0
+
+
+async def one_in_the_way(shelf, made):
+    """A request for `b` that runs until `shelf.runs["b"]` is set, and one for `a`, which fits only without `b`."""
+    for name in "ab":
+        await shelf.load(made, name, 60)
+    shelf.runs["b"] = threading.Event()
+    busy = asking(made, "b")
+    await until(lambda: shelf.sessions[-1].running)
+    return busy, asking(made, "a")

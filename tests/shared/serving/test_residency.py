@@ -9,7 +9,7 @@ from shared.protocol.errors import Refused
 from shared.protocol.reported import ModelState
 from shared.serving.decide.residency import TENURE, Keep
 from tests.shared.serving.bundles import TENANT, until
-from tests.shared.serving.shelf import HandClock, answered, asking, listed, on_shelf, sample, three
+from tests.shared.serving.shelf import HandClock, answered, asking, listed, on_shelf, one_in_the_way, sample, three
 
 
 def test_what_was_used_longest_ago_goes_and_comes_back_when_it_is_asked_for():
@@ -49,12 +49,7 @@ def test_many_that_ask_for_the_same_share_one_load():
 
 def test_what_is_in_use_stays_whoever_waits_and_what_waits_comes_when_it_is_idle():
     async def main(shelf, made):
-        for name in "ab":
-            await shelf.load(made, name, 60)
-        shelf.runs["b"] = threading.Event()
-        busy = asking(made, "b")
-        await until(lambda: shelf.sessions[-1].running)
-        waiting = asking(made, "a")
+        busy, waiting = await one_in_the_way(shelf, made)
         for _ in range(50):
             await asyncio.sleep(0)
         assert shelf.present == ["b"]

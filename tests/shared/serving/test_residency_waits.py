@@ -8,7 +8,7 @@ import pytest
 from shared.protocol.errors import Corrupt, Overloaded, Transient, Unavailable
 from shared.protocol.reported import ModelState
 from tests.shared.serving.bundles import TENANT, until
-from tests.shared.serving.shelf import HandClock, answered, asking, listed, on_shelf, sample, three
+from tests.shared.serving.shelf import HandClock, answered, asking, listed, on_shelf, one_in_the_way, sample, three
 
 
 def test_a_load_that_would_take_too_long_is_counted_into_the_wait():
@@ -51,12 +51,7 @@ def test_a_deadline_that_passes_during_the_load_is_a_missed_one_and_the_load_goe
 
 def test_nothing_is_brought_in_for_somebody_who_is_gone():
     async def main(shelf, made):
-        for name in "ab":
-            await shelf.load(made, name, 60)
-        shelf.runs["b"] = threading.Event()
-        busy = asking(made, "b")
-        await until(lambda: shelf.sessions[-1].running)
-        waiting = asking(made, "a")
+        busy, waiting = await one_in_the_way(shelf, made)
         await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.wait({waiting})

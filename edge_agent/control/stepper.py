@@ -7,8 +7,6 @@ durable before the next decision is taken, so that a crash in between does not g
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
 from edge_agent.control.errand import Errands, named
 from edge_agent.control.host import Disk, ModelHost
 from edge_agent.decide.steps import Fetch, Loaded, Observed, Step
@@ -51,14 +49,13 @@ class Stepper:
     async def observe(self, desired: Generation, *, current: Generation | None, kept: Sequence[Generation]) -> Observed:
         """How far things are; `current` answers, `kept` stay on disk."""
         seen = await asyncio.to_thread(self._errands.look, [desired, *kept])
-        bounds = [bound for bound in (self._device.memory_bytes, desired.limits.memory_bytes) if bound is not None]
         loaded = {
             (entry.name, entry.version): Loaded(digest=entry.digest, variant=entry.variant, state=entry.state)
             for entry in self._host.models(self._tenant)
         }
         running = {each.digest: each.variant for each in loaded.values()}
         return Observed(
-            device=msgspec.structs.replace(self._device, memory_bytes=min(bounds, default=None)),
+            device=self._device.within(desired.limits.memory_bytes),
             current=current,
             kept=frozenset(model.digest for generation in kept for model in generation.models),
             manifests=seen.manifests,

@@ -68,10 +68,10 @@ def subject_of(
     limits: Limits = NO_LIMITS,
 ) -> Subject:
     """What is to be measured of a version whose variants lie in `folders`; `wanted` is the one the cloud named."""
-    bounds = [bound for bound in (device.memory_bytes, limits.memory_bytes) if bound is not None]
-    bounded = msgspec.structs.replace(device, memory_bytes=min(bounds, default=None))
     here = tuple(variant for variant in manifest.variants if variant.name in folders)
-    variants = fitting(msgspec.structs.replace(manifest, variants=here), bounded, wanted=wanted)
+    variants = fitting(
+        msgspec.structs.replace(manifest, variants=here), device.within(limits.memory_bytes), wanted=wanted
+    )
     return Subject(manifest, digest, folders, variants, limits)
 
 

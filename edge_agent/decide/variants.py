@@ -41,6 +41,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     features: frozenset[str] = frozenset({"CPUExecutionProvider"})
     runtimes: frozenset[str] = frozenset({"onnx", "onnxruntime"})
 
+    def within(self, memory_bytes: int | None) -> "Device":
+        """The same device with no more memory than `memory_bytes`; None bounds nothing."""
+        bounds = [bound for bound in (self.memory_bytes, memory_bytes) if bound is not None]
+        return msgspec.structs.replace(self, memory_bytes=min(bounds, default=None))
+
 
 def choose_variant(
     manifest: Manifest, device: Device, *, wanted: str | None = None, advised: str | None = None

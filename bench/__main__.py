@@ -12,7 +12,19 @@ from rich.console import Console
 
 from bench.result import Result
 
-BENCHMARKS = ("overhead", "throughput", "peers", "overload", "mixed_lengths", "reference_scenario", "capacity", "gpu")
+BENCHMARKS = (
+    "overhead",
+    "throughput",
+    "peers",
+    "overload",
+    "mixed_lengths",
+    "reference_scenario",
+    "capacity",
+    "routing_sim",
+    "telemetry_idle",
+    "telemetry_ingest",
+    "gpu",
+)
 
 
 def main(arguments: list[str]) -> int:

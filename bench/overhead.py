@@ -4,7 +4,8 @@ Five interleaved rounds of a few hundred milliseconds each, one client on a bare
 
 * a 1x4 matmul (a few microseconds): our edge agent over HTTP with JSON, with binary tensors (the protocol's binary extension), and
   both over a Unix socket; against an aiohttp handler that decodes the same JSON, runs the same session and encodes the answer
-  (`bench.floor`). Goals: p50 with JSON at most 1.6 times that handler's; binary and Unix socket below JSON over TCP.
+  (`bench.floor`). Goals: p50 with JSON at most 1.6 times that handler's; binary and Unix socket below JSON over TCP. `edge_asleep` is
+  an agent that never waits awake (`busy_poll_us`), as the handler never does: the ratio of instructions, without that of waking.
 * a model of about 2 ms, its depth chosen on this machine, with inputs as small: our agent against `session.run` alone (one thread, no
   spinning, as the agent runs it) in a process that does nothing else. Goal: at most 300 us added at p50, transport and client
   included. What the bare handler adds is told beside it.
@@ -38,6 +39,7 @@ from shared.io.free_ports import find_ports
 REQUESTS = 2000
 WIDE, DEEP = 512, 32
 TARGET_MS = 2.0
+ASLEEP = {"EDGE_AGENT_BUSY_POLL_US": "0"}
 TENSOR: dict[str, object] = {"name": "x", "shape": [1, 4], "datatype": "FP32"}
 JSON_BODY = json.dumps({"inputs": [{**TENSOR, "data": [1, 2, 3, 4]}]}).encode()
 
@@ -118,7 +120,7 @@ def run() -> Result:
         small, middle = folder / "matmul.onnx", folder / "middle.onnx"
         write_matmul(small)
         write_steps(middle, _steps_for(folder, TARGET_MS))
-        edge, floor = (port := find_ports("127.0.0.1", 2)), port + 1
+        edge, floor, asleep = (port := find_ports("127.0.0.1", 3)), port + 1, port + 2
         socket = str(folder / "edge.sock")
         at_small, at_middle = "/v2/models/matmul/infer", "/v2/models/middle/infer"
         plain, binary, long = request(at_small, JSON_BODY), _binary(at_small), request(at_middle, JSON_BODY)
@@ -126,10 +128,12 @@ def run() -> Result:
         with (
             started(edge_agent([small, middle], port=edge, uds=socket), port=edge, first=long),
             started(serving, port=floor, first=long),
+            started(edge_agent([small], port=asleep), port=asleep, first=plain, environment=ASLEEP),
         ):
             loads = {
                 "floor_json": Load(requests=(plain,), port=floor),
                 "edge_json": Load(requests=(plain,), port=edge),
+                "edge_asleep": Load(requests=(plain,), port=asleep),
                 "edge_binary": Load(requests=(binary,), port=edge),
                 "edge_uds": Load(requests=(plain,), uds=socket),
                 "edge_uds_binary": Load(requests=(binary,), uds=socket),
@@ -167,6 +171,7 @@ def _result(p50: dict[str, list[float]], p99: dict[str, list[float]]) -> Result:
     for name, values in p99.items():
         findings.figure(f"{name}_p99_us", values)
     findings.ratio("p50_ratio", p50["edge_json"], p50["floor_json"], goal=("<=", 1.6))
+    findings.ratio("asleep_ratio", p50["edge_asleep"], p50["floor_json"])
     findings.ratio("binary_to_json", p50["edge_binary"], p50["edge_json"], goal=("<", 1.0))
     findings.ratio("uds_to_json", p50["edge_uds"], p50["edge_json"], goal=("<", 1.0))
     findings.ratio("uds_binary_to_json", p50["edge_uds_binary"], p50["edge_json"])

@@ -30,11 +30,12 @@ from edge_agent.control.trust import Trust
 from edge_agent.control.tuner import details_of
 from edge_agent.listening import TENANT, listen
 from edge_agent.parts import Core, Kept
+from edge_agent.sampling import uplink_of
 from edge_agent.serving import disk, why
 from edge_agent.serving.accounts import Accounts
 from edge_agent.serving.activity import Activity
 from edge_agent.serving.attempts import Attempts
-from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.busy_poll import BusyPoll
 from edge_agent.serving.early import EarlyRefusal
 from edge_agent.serving.forward import POOL, Forwarder, Gateway
 from edge_agent.serving.kept_answers import KeptAnswers
@@ -42,13 +43,13 @@ from edge_agent.serving.measure import Measurements
 from edge_agent.serving.reach import Reach
 from edge_agent.serving.router import Router
 from edge_agent.serving.shadows import Shadows
+from edge_agent.spending import target_of
 from edge_agent.status import Link as LinkState
 from edge_agent.status import Standing
-from edge_agent.telemetry.host import HostSampler, hardware
+from edge_agent.telemetry.convergence import ConvergenceWatch
+from edge_agent.telemetry.host import hardware
 from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval
-from edge_agent.telemetry.spool import Spool
-from edge_agent.telemetry.uplink import Uplink
 from edge_agent.tuning import arrangements_of, tuner_of
 from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
@@ -89,17 +90,7 @@ async def build_agent(settings: Settings, log: Log) -> Program:
         undo.callback(state.close)
         if state.recovered is not None:
             log.error("the record was damaged and put aside", path=str(state.recovered))
-        spool = Spool(settings.state / "telemetry.db", most_bytes=settings.spool_bytes, new_epoch=state.next_epoch)
-        undo.callback(spool.close)
-        uplink = Uplink(
-            spool,
-            core.interval,
-            HostSampler(settings.state),
-            every=settings.telemetry_interval_s,
-            clock=core.clock,
-            log=log,
-            dropped=core.metrics.dropped,
-        )
+        uplink = uplink_of(core, state, undo)
         await listen(core, undo, announced=True)
         _control(core, Kept(identity, state, uplink), wanted)
         core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
@@ -141,13 +132,14 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Pat
     engine = Engine(clock=clock, log=log, metrics=computing, limits=Limits(tokens=settings.queue_tokens), room=room)
     undo.push_async_callback(engine.close)
     program.task("recycle", Recycler(room, slack=allowed.slack, clock=clock, log=log).tend_forever)
-    cloud = CloudTarget(clock=clock, draw=random.random)
+    cloud = target_of(settings, holder, program, undo, clock=clock, kept=kept)
     forwarder = Forwarder(session, cloud, clock=clock)
     ring, interval = why.WhyRing(), Interval()
     metrics = AgentMetrics(registry, breaker=lambda: cloud.breaker)
     reach = Reach(session, log=log, draw=random.random)
     accounts = Accounts(engine.metrics, metrics, interval=interval, ring=ring, clock=clock)
-    cache = ResponseCache(secret=secrets.token_bytes(SECRET_BYTES), metrics=CacheMetrics(registry))
+    looks = CacheMetrics(registry)
+    cache = ResponseCache(secret=secrets.token_bytes(SECRET_BYTES), metrics=looks)
     shadows = Shadows(engine, metrics=metrics, interval=interval, clock=clock)
     undo.push_async_callback(shadows.close)
     router = Router(
@@ -180,6 +172,7 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Pat
         forwarder=forwarder,
         ring=ring,
         interval=interval,
+        looks=looks,
         metrics=metrics,
         router=router,
         early=EarlyRefusal(engine, cloud, holder, accounts, lag=LoopLag(clock), clock=clock),
@@ -188,7 +181,7 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Pat
         trials=trials,
         arrangements=arrangements,
         loader=Loader(engine, trials, arrangements, log),
-        activity=Activity(clock),
+        activity=Activity(clock, BusyPoll(clock, horizon=settings.busy_poll_us / 1e6)),
         hardware=known,
         version=_version(),
     )
@@ -234,9 +227,11 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
     store = Disk(kept.state, ChunkStore(settings.state / "chunks"), settings.bundles)
     fetcher = Fetcher(core.http, api_url=own.api_url, tokens=tokens, clock=clock)
 
+    watch = ConvergenceWatch(core.metrics, core.interval, clock)
+
     def changed() -> None:
         link.changed()
-        core.metrics.converging(converger.report(), clock.monotonic())
+        watch.changed(converger.report())
 
     converger = Converger(
         Trust(own.tenant, own.device, own.keys),
@@ -250,6 +245,7 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
         log=log,
         draw=random.random,
         changed=changed,
+        stepped=core.interval.stepped,
         isolation=standing.isolation,
         pinned=settings.pinned_models,
     )
@@ -274,7 +270,7 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
     )
     core.forwarder.connect(Gateway(own.gateway_url, tokens))
     core.cloud.enrolled(silence=lambda: link.silent_for(core.holder.issued_at))
-    standing.tenant, standing.device, standing.report = own.tenant, own.device, converger.report
+    standing.enrolled(own.tenant, own.device, converger.report)
     standing.link = lambda: LinkState(
         enrolled=True, connected=link.connected, control_plane_online=link.control_plane_online, epoch=link.epoch
     )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -10,6 +11,7 @@ from edge_agent.decide.arranging import Fixed, Wishes
 from shared.io import settings as mechanism
 from shared.io.program import lifeline_of
 from shared.io.web_door import Limits
+from shared.protocol import names
 from shared.protocol.errors import Refused
 from shared.serving.trial.verdict import TrialLimits
 
@@ -26,8 +28,10 @@ RANGES = (
     ("tune_max_load", 0.0, 1.0),
     ("tune_seconds", 0.5, 3600.0),
     ("queue_tokens", 512, 1 << 40),
+    ("busy_poll_us", 0, 10_000),
     ("spool_bytes", 100_000, 1 << 50),
     ("mqtt_keepalive_s", 1, 65535),
+    ("mqtt_infer_in_flight", 1, 1024),
     ("telemetry_interval_s", 0.1, 86400.0),
     ("drain_s", 0.0, 3600.0),
     ("http_connections", 1, 1 << 20),
@@ -69,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The share of the processor that anybody may use then."""
     tune_seconds: float = 20.0
     """How long measuring one version may take."""
+    busy_poll_us: int = 200
+    """How long the agent waits awake for a next request where they come that fast one after another; 0 for never."""
     dedicated: bool = False
     """Nothing but this agent computes on the device: threads that spin while they wait may be tried."""
     memory_bytes: int | None = None
@@ -97,6 +103,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 16 << 20
     """Bytes of one inference request, over HTTP and gRPC."""
     mqtt_keepalive_s: int = 15
+    metered: bool = False
+    """The link to the cloud costs by the byte: nothing goes there only to see how it is."""
+    mqtt_infer_url: str = ""
+    """Broker on which integrators ask for inference, `mqtt://host:port` or `mqtts://host:port`; empty for none."""
+    mqtt_infer_username: str = ""
+    mqtt_infer_password: str = ""
+    mqtt_infer_ca: str = ""
+    """File of the certificates that broker is believed by; where empty, the system's."""
+    mqtt_infer_device: str = "edge"
+    """The device's level in topics where it was never enrolled."""
+    mqtt_infer_in_flight: int = 64
+    """Requests over MQTT that are computed at once."""
     trial_memory_bytes: int = 4 << 30
     """Memory a model may take while it is tried in a process of its own, before it is loaded for the first time."""
     trial_seconds: float = 120.0
@@ -137,6 +155,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             bodies_bytes=self.http_bodies_bytes,
         )
 
+    def infer_broker(self) -> tuple[str, int, bool]:
+        """Host and port of the integrators' broker, and whether it speaks TLS.
+
+        Raises:
+            Refused: the URL is none.
+
+        """
+        given, allowed = (
+            self.mqtt_infer_url,
+            "mqtt://host[:port] or mqtts://host[:port]; user and password have settings",
+        )
+        try:
+            url = urlsplit(given)
+            port = url.port
+        except ValueError as error:
+            raise Refused("bad setting", field="mqtt_infer_url", value=given, allowed=allowed) from error
+        extra = url.username or url.password or url.query or url.fragment or url.path.strip("/")
+        if url.scheme not in ("mqtt", "mqtts") or not url.hostname or extra or port == 0:
+            # What is refused is shown: a password in it is not.
+            shown = given.rpartition("@")[2]
+            raise Refused("bad setting", field="mqtt_infer_url", value=shown, allowed=allowed)
+        secure = url.scheme == "mqtts"
+        return url.hostname, port or (8883 if secure else 1883), secure
+
     @property
     def trial_limits(self) -> TrialLimits:
         """Bounds of one trial."""
@@ -162,6 +204,9 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
             raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
     if settings.tune not in (IDLE, OFF):
         raise Refused("bad setting", field="tune", value=settings.tune, allowed=f"{IDLE}, {OFF}")
+    if settings.mqtt_infer_url:
+        settings.infer_broker()
+        names.checked("slug", settings.mqtt_infer_device, field="mqtt_infer_device")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
     return settings

@@ -1,4 +1,4 @@
-"""Where an agent listens, on HTTP, a Unix socket and gRPC, and in which order that ends."""
+"""Where an agent listens, on HTTP, a Unix socket, gRPC and MQTT, and in which order that ends."""
 
 import asyncio
 import os
@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from edge_agent.integrators import site_of
 from edge_agent.parts import Core
 from edge_agent.serving import why
 from edge_agent.serving.activity import seen
 from edge_agent.status import Running, announce
 from shared.io.web import Site, middlewares
 from shared.serving.faces import health, http
-from shared.serving.faces.context import GrpcPorts
+from shared.serving.faces.context import GrpcPorts, Ports
 from shared.serving.faces.grpc_site import GrpcSite
 from shared.serving.faces.readiness import Readiness
 from shared.serving.faces.turnstile import Turnstile
@@ -24,7 +25,7 @@ TENANT = "default"
 
 
 async def listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
-    """Listen on the ports and the socket; `announced` writes where into the state folder.
+    """Listen on the ports, the socket and the integrators' broker; `announced` writes where into the state folder.
 
     Raises:
         Refused: a port or the socket cannot be had.
@@ -89,14 +90,26 @@ async def listen(core: Core, undo: AsyncExitStack, *, announced: bool) -> None:
         announce(settings.state, Running(pid=os.getpid(), url=url, uds=settings.uds))
     core.log.info("listening", url=url, port=port, uds=settings.uds, grpc_port=grpc.port)
 
+    lag = core.early.lag.turn
+    face = Ports(answer, core.router, core.clock, principal_of, settings.max_body_bytes, core.early, lag)
+    mqtt = site_of(core, face, alone=None if announced else TENANT)
+    if mqtt is not None:
+        core.program.task("integrators", mqtt.run)
+
     async def stop_accepting() -> None:
         await site.stop_accepting()
         await grpc.stop_accepting()
 
     async def drain() -> None:
-        drained = await asyncio.gather(site.drain(settings.drain_s), grpc.drain(settings.drain_s))
-        if not all(drained):
-            core.log.warning("requests were cut off", count=site.in_flight)
+        ways = [site.drain(settings.drain_s), grpc.drain(settings.drain_s)]
+        if mqtt is not None:
+            ways.append(mqtt.drain(settings.drain_s))
+        if not all(await asyncio.gather(*ways)):
+            core.log.warning(
+                "requests were cut off", count=site.in_flight + (mqtt.under_way if mqtt is not None else 0)
+            )
+        if mqtt is not None:
+            await mqtt.close()
 
     core.program.on_stop("stop accepting", stop_accepting)
     core.program.on_stop("drain", drain, timeout=settings.drain_s + 1.0)

@@ -29,6 +29,7 @@ from shared.io.logs import Log
 from shared.io.program import Program
 from shared.protocol.reported import Hardware
 from shared.serving.engine import Engine
+from shared.serving.response_cache import CacheMetrics
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -54,6 +55,7 @@ class Core(NamedTuple):
     forwarder: Forwarder
     ring: WhyRing
     interval: Interval
+    looks: CacheMetrics
     metrics: AgentMetrics
     router: Router
     early: EarlyRefusal

@@ -1,5 +1,6 @@
 """What an agent tells of itself: where it listens, in its state folder, and how it stands, on `/health` and after its end."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -54,11 +55,18 @@ class Standing:
         self._breaker = breaker
         self.tenant = ""
         self.device = ""
+        self.named = asyncio.Event()
+        """Set once tenant and device are known."""
         self.link: Callable[[], Link] = lambda: Link(enrolled=False)
         self.report: Callable[[], Reported | None] = lambda: None
         self.isolation = Isolation.NONE
         self.running: Callable[[], Mapping[str, object] | None] = lambda: None
         """How models run here, and what was measured for it."""
+
+    def enrolled(self, tenant: str, device: str, report: Callable[[], Reported | None]) -> None:
+        """The device has a name in its fleet."""
+        self.tenant, self.device, self.report = tenant, device, report
+        self.named.set()
 
     def details(self) -> Mapping[str, object]:
         """Now."""

@@ -20,6 +20,7 @@ from cloud_core.api import (
     openapi,
     policies,
     replicas,
+    telemetry,
     tenants,
     tokens,
     users,
@@ -50,7 +51,7 @@ def table() -> tuple[Route, ...]:
     """Every route of the admin and device API."""
     resources_of = (
         login, models, versions, chunks, imports, devices, groups, policies, assignments, replicas, users, tokens, tenants,
-        audit, events, device,
+        audit, events, telemetry, device,
     )  # fmt: skip
     described = tuple(route for resource in resources_of for route in resource.routes())
     return (*described, *openapi.routes(described, version=_version()))

@@ -12,6 +12,7 @@ from cloud_core.store.assignments import Assignment, Wanted
 from shared.protocol.desired import Generation, Limits, ModelRef, check_generation
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.policy import Policy
+from shared.protocol.window import parse_window
 from shared.serving.decide.ways import Way
 
 PATH = "/api/v1/assignments"
@@ -28,6 +29,7 @@ class WantedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     download_bytes_per_s: int | None = None
+    download_window: str | None = None
 
 
 class NewAssignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,8 +85,10 @@ async def put(call: Call) -> Reply:
     for i, wanted in enumerate(body.models):
         await _check_model(call, wanted, f"models[{i}]")
     for field, value in msgspec.structs.asdict(body.limits).items():
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise _impossible(f"limits.{field}", value, "1 or more, or absent")
+    if body.limits.download_window is not None:
+        parse_window(body.limits.download_window, field="limits.download_window")
     policy = await _policy(call, body.policy)
     check_together(body.models, policy)
     stored = await assignments.put(

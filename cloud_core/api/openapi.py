@@ -12,6 +12,20 @@ PATH = "/api/v1/openapi.json"
 DOCS = "/api/docs"
 _REF = "#/components/schemas/{name}"
 _PARAMETERS = {
+    "metric": "What is measured: latency (default), requests, errors, cpu, …; a part of it behind a slash",
+    "model": "Of this model alone",
+    "version": "Of this version alone",
+    "where": "Of requests computed there alone: local, cloud or cache",
+    "device": "Of this device alone",
+    "from": "Unix seconds; an hour before `to` by default",
+    "to": "Unix seconds; now by default",
+    "step": "Length of windows in seconds: 10, 60 or 3600",
+    "q": "Quantiles, 0 to 1, with commas between",
+    "by": "Told apart by model, version, where, group or device, with commas between",
+    "k": "How many, 1 to 100",
+    "rank": "What the largest is of: count, sum, mean, most, or q0.99",
+    "base": "The version that is compared against",
+    "candidate": "The version that is compared",
     "limit": "How many items at most, 1 to 1000",
     "cursor": "`next` of the page before",
     "group": "Only devices of this group",

@@ -12,6 +12,7 @@ from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.load.command import load
 from cloud_core.ctl.output import AsJson, Options, called, console, say, status_of, target
 from cloud_core.ctl.top import top
+from cloud_core.ctl.why import why
 from shared.io import command_line
 from shared.protocol.errors import TidelineError
 
@@ -22,6 +23,7 @@ cli.add_typer(groups.cli, name="groups")
 cli.add_typer(policies.cli, name="policies")
 cli.command()(top)
 cli.command()(load)
+cli.command()(why)
 
 
 class LoggedIn(msgspec.Struct, frozen=True):

@@ -91,6 +91,7 @@ def assign(
     memory_bytes: Annotated[int | None, typer.Option(help="Limit: memory.")] = None,
     disk_bytes: Annotated[int | None, typer.Option(help="Limit: disk.")] = None,
     download_bytes_per_s: Annotated[int | None, typer.Option(help="Limit: download rate.")] = None,
+    download_window: Annotated[str | None, typer.Option(help="Limit: when, such as 22:00-05:30 (UTC).")] = None,
     tuned: Annotated[
         bool,
         typer.Option(
@@ -105,6 +106,7 @@ def assign(
         "memory_bytes": memory_bytes,
         "disk_bytes": disk_bytes,
         "download_bytes_per_s": download_bytes_per_s,
+        "download_window": download_window,
     }
     named = [_wanted(text) for text in model]
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from cloud_core.ctl import imports
+from cloud_core.ctl import diff, imports
 from cloud_core.ctl.card import VersionDetail, card
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.output import AsJson, called, console, say, size_of, table
@@ -30,6 +30,7 @@ TRIED_S = 3600.0
 """Longer than the trials of any version take."""
 cli.command("import")(imports.import_)
 cli.command("imports")(imports.imports)
+cli.command("diff")(diff.diff)
 
 
 @cli.command("list")

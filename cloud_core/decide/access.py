@@ -43,6 +43,7 @@ class Resource(StrEnum):
     TENANTS = "tenants"
     AUDIT = "audit"
     EVENTS = "events"
+    TELEMETRY = "telemetry"
     CONTENT = "content"
     """Manifests and chunks, as devices fetch them."""
     INFERENCE = "inference"

@@ -256,8 +256,9 @@ def _reason(
 
 
 def _limits(mine: Sequence[Assigned]) -> Limits:
-    def pick(name: str) -> int | None:
-        given = (getattr(assigned.limits, name) for assigned in mine)
-        return next((value for value in given if value is not None), None)
-
-    return Limits(**{name: pick(name) for name in Limits.__struct_fields__})
+    chosen = Limits()
+    for assigned in mine:
+        fields = msgspec.structs.asdict(chosen)
+        more = {name: getattr(assigned.limits, name) for name, value in fields.items() if value is None}
+        chosen = msgspec.structs.replace(chosen, **more)
+    return chosen

@@ -110,7 +110,8 @@ class Tour:
 
     async def roll_out(self) -> str:
         """Step 4."""
-        policy = {"mode": "local-first", "deadline_ms": DEADLINE_MS}
+        # Nothing goes to the cloud for exercise: the tour says of each answer where it must come from.
+        policy = {"mode": "local-first", "deadline_ms": DEADLINE_MS, "exercise_share": 0}
         await self.fleet.call("PUT", f"/policies/{POLICY}", policy)
         models = [{"name": path.name, "version": "1.0.0"} for path in shipped_models()]
         await self.fleet.call("PUT", f"/assignments/{GROUP}", {"models": models, "policy": POLICY})
@@ -187,7 +188,7 @@ class Tour:
         await self._cloud_is_up()
         await self.fleet.login(self.password)
         before = {name: applied(device) for name, device in (await self.fleet.devices()).items()}
-        policy = {"mode": "local-first", "deadline_ms": DEADLINE_MS + 50}
+        policy = {"mode": "local-first", "deadline_ms": DEADLINE_MS + 50, "exercise_share": 0}
         await self.fleet.call("PUT", f"/policies/{POLICY}", policy)
         fleet = await self.fleet.wait(
             lambda fleet: all(is_converged(fleet[name]) and applied(fleet[name]) != before[name] for name in EDGES),

@@ -4,24 +4,29 @@ Invariants:
 
 * who speaks is the topic's tenant and device, which the broker guards; what a body claims of its sender is not looked at;
 * presence and reports are levels by the device's epochs: the will of an older connection, or an older report, changes nothing;
+* a device is asked for its whole state where what is held differs from what it says, or where samples are missing for good; births of
+  devices whose state is held ask for nothing, however many come;
 * many messages, one transaction; acknowledgements go out after its commit and say what the database holds;
 * a full queue holds the connection back; what the connection then drops is counted, and the device sends it again.
 """
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cloud_core.decide.summary import summary_of
+from cloud_core.loops.fleet_metrics import FleetMetrics
 from cloud_core.loops.metrics import LoopMetrics
+from cloud_core.loops.samples import Sent, write_samples
 from cloud_core.store import devices, outbox, presence, telemetry
 from cloud_core.store.database import Connection, write
 from cloud_core.store.rows import text_of
 from shared.io.clock import Clock
+from shared.io.deflate import inflated
 from shared.io.logs import Log
 from shared.io.mqtt import Handler, Received
 from shared.io.signing import Signer
@@ -31,16 +36,21 @@ from shared.protocol.commands import Command, CommandResult, SignedCommand, Verb
 from shared.protocol.envelope import body_of, seal, unseal
 from shared.protocol.errors import Refusal, Refused, Transient
 from shared.protocol.reported import Birth, Death, Reported
-from shared.protocol.telemetry import Ack, Batch, Sample
+from shared.protocol.telemetry import Ack, Batch
 from shared.protocol.topics import topic
 
 QUEUE = 5000
 BATCH = 500
+BUSY = 8
+GATHER_S = 0.1
+"""Where the last transaction had this many messages, the next waits so long for more; devices wait ten seconds for an answer."""
+ACKS_AT_ONCE = 64
+"""Acknowledgements on their way to the broker together; the client looks through all of them for each."""
 MAX_BYTES = 1024 * 1024
 LARGEST = 2**63 - 1
+LATEST = 1e12
+"""Seconds since 1970 that no clock shows: whatever is below can be added to without loss."""
 COMMAND_VALID_S = 60.0
-SUMMARY_S = 60.0
-"""What the fleet's lists show of a device: its samples of this many seconds."""
 RETRY_S = 0.5
 STORED, OLD, UNKNOWN = "stored", "old-news", "unknown-device"
 Body = Birth | Death | Reported | Batch | CommandResult
@@ -61,6 +71,9 @@ class Said(NamedTuple):
     tenant: str
     device: str
     body: Body
+    sent_at: float
+    """By the sender's clock."""
+    received_at: float
 
     @property
     def name(self) -> Name:
@@ -76,16 +89,20 @@ class Ingest:
         engine: AsyncEngine,
         signer: Signer,
         *,
+        turn: asyncio.Lock,
         applied: Callable[[str, str, Reported], None],
         metrics: LoopMetrics,
+        fleet: FleetMetrics,
         clock: Clock,
         log: Log,
     ) -> None:
-        """`applied` is told of each report that was news."""
+        """`turn` is shared with the rollup, whose writing must not starve this; `applied` is told of each report that was news."""
         self._engine = engine
+        self._turn = turn
         self._signer = signer
         self._applied = applied
         self._metrics = metrics
+        self._fleet = fleet
         self._clock = clock
         self._log = log
         self._queue: asyncio.Queue[Said] = asyncio.Queue(maxsize=QUEUE)
@@ -97,10 +114,15 @@ class Ingest:
 
     async def run(self, send: Callable[..., Awaitable[None]]) -> None:
         """For ever: write what waits, then acknowledge; `send` is `MqttLink.publish`."""
+        is_busy = False
         while True:
             batch = [await self._queue.get()]
+            if is_busy and self._queue.qsize() < BATCH:
+                # A transaction costs about as much for many messages as for few.
+                await asyncio.sleep(GATHER_S)
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
+            is_busy = len(batch) >= BUSY
             await self.ingest(batch, send)
 
     async def ingest(self, batch: Sequence[Said], send: Callable[..., Awaitable[None]]) -> None:
@@ -112,58 +134,73 @@ class Ingest:
             except Transient as error:
                 self._log.warning("messages not written yet", count=len(batch), error=error.message)
                 await asyncio.sleep(RETRY_S)
-        for tenant, device, ack in acks:
-            payload = seal(wire.ACK, ack, id=str(uuid.uuid4()), now=self._clock.wall())
-            try:
-                await send(topic("telemetry-ack", tenant=tenant, device=device), payload)
-            except Transient as error:
-                # The device sends again what was not acknowledged.
-                self._log.info("acknowledgement not sent", tenant=tenant, device=device, error=error.message)
+        # Many together: each waits for the broker, and one after the other would be the slowest part of all.
+        for some in (acks[i : i + ACKS_AT_ONCE] for i in range(0, len(acks), ACKS_AT_ONCE)):
+            await asyncio.gather(*(self._acknowledge(name, ack, send) for name, ack in some))
+
+    async def _acknowledge(self, name: Name, ack: Ack, send: Callable[..., Awaitable[None]]) -> None:
+        tenant, device = name
+        payload = seal(wire.ACK, ack, id=str(uuid.uuid4()), now=self._clock.wall())
+        try:
+            await send(topic("telemetry-ack", tenant=tenant, device=device), payload)
+        except Transient as error:
+            # The device sends again what was not acknowledged.
+            self._log.info("acknowledgement not sent", tenant=tenant, device=device, error=error.message)
 
     async def _on_message(self, message: Received) -> None:
         kind, body = KINDS[message.where.row.name]
         if len(message.payload) > MAX_BYTES:
             size = len(message.payload)
             raise Refused("message too large", kind=Refusal.TOO_LARGE, field="$", value=size, allowed=f"{MAX_BYTES} B")
-        said = body_of(unseal(message.payload), kind, body)
+        data = inflated(message.payload, most=MAX_BYTES) if body is Batch else message.payload
+        envelope = unseal(data)
+        said = body_of(envelope, kind, body)
         check(said)
-        await self._queue.put(Said(message.where.tenant or "", message.where.device or "", said))
+        if not abs(envelope.sent_at) < LATEST:
+            raise Refused("a time that cannot be", field="sent_at", value=envelope.sent_at)
+        tenant, device = message.where.tenant or "", message.where.device or ""
+        await self._queue.put(Said(tenant, device, said, envelope.sent_at, self._clock.wall()))
 
-    async def _write(self, batch: Sequence[Said]) -> list[tuple[str, str, Ack]]:
+    async def _write(self, batch: Sequence[Said]) -> Sequence[tuple[Name, Ack]]:
         now = self._clock.wall()
         news: list[tuple[str, str, Reported]] = []
-        outcomes: list[tuple[str, str]] = []
-        owed: dict[tuple[str, str, int], None] = {}
-        acks: list[tuple[str, str, Ack]] = []
-        async with write(self._engine) as connection:
+        outcomes: Counter[tuple[str, str]] = Counter()
+        sent: list[Sent] = []
+        async with self._turn, write(self._engine) as connection:
+            # Before anything that takes the turn of events: two processes that took them in unequal order would wait for ever.
+            if any(isinstance(said.body, Batch) for said in batch):
+                await telemetry.take_turn(connection)
             there = await presence.known(connection, {said.name for said in batch})
             living = {said.name for said in batch if said.name in there and not isinstance(said.body, Death)}
             for said in batch:
                 kind = type(said.body).__name__.lower()
                 if said.name not in there:
-                    outcomes.append((kind, UNKNOWN))
-                    continue
-                is_news = await self._record(connection, said, now)
-                outcomes.append((kind, STORED if is_news else OLD))
-                if is_news and isinstance(said.body, Reported):
-                    news.append((*said.name, said.body))
-                if isinstance(said.body, Batch):
-                    owed[(*said.name, said.body.epoch)] = None
+                    outcomes[kind, UNKNOWN] += 1
+                elif isinstance(said.body, Batch):
+                    sent.append(Sent(said.tenant, said.device, said.body, said.sent_at, said.received_at))
+                else:
+                    is_news = await self._record(connection, said.name, said.body, now)
+                    outcomes[kind, STORED if is_news else OLD] += 1
+                    if is_news and isinstance(said.body, Reported):
+                        news.append((*said.name, said.body))
             if living:
                 await presence.heard(connection, living, now=now)
-            for tenant, device, epoch in owed:
-                seq = await telemetry.watermark(connection, tenant, device, epoch=epoch)
-                if seq is not None:
-                    acks.append((tenant, device, Ack(epoch=epoch, seq=seq)))
-        for kind, outcome in outcomes:
-            self._metrics.count(kind, outcome)
+            written = await write_samples(connection, sent, now=now)
+            for tenant, device in written.skipped:
+                await self._ask_for_report(connection, tenant, device, now)
+        outcomes.update(("batch", STORED if is_news else OLD) for is_news in written.news)
+        for (kind, outcome), count in outcomes.items():
+            self._metrics.count(kind, outcome, count)
+        self._fleet.wrote(written)
         for tenant, device, report in news:
             self._applied(tenant, device, report)
-        return acks
+        return written.acks
 
-    async def _record(self, connection: Connection, said: Said, now: float) -> bool:
-        tenant, device = said.name
-        match said.body:
+    async def _record(
+        self, connection: Connection, name: Name, body: Birth | Death | Reported | CommandResult, now: float
+    ) -> bool:
+        tenant, device = name
+        match body:
             case Birth() as birth:
                 held = await devices.get(connection, tenant, device)
                 if not await devices.record_birth(connection, tenant, device, birth, now=now):
@@ -176,14 +213,6 @@ class Ingest:
             case Reported() as report:
                 await presence.infer_birth(connection, tenant, device, epoch=report.epoch, now=now)
                 return await devices.record_report(connection, tenant, device, report, now=now)
-            case Batch() as sent:
-                samples = [not_after(sample, now) for sample in sent.samples]
-                new = await telemetry.store(connection, tenant, device, epoch=sent.epoch, samples=samples)
-                lately = await telemetry.since(connection, tenant, ended_after=now - SUMMARY_S, device=device)
-                summary = summary_of([sample for _, sample in lately] or samples)
-                if new and summary is not None:
-                    await devices.record_telemetry(connection, tenant, device, summary, now=now)
-                return new > 0
             case CommandResult() as result:
                 self._log.info("command done", tenant=tenant, device=device, ok=result.ok, detail=result.detail[:200])
                 return True
@@ -202,14 +231,6 @@ class Ingest:
             key_id=self._signer.key_id, signature=self._signer.sign(payload), payload=payload.decode()
         )
         await outbox.add(connection, tenant, device, kind=commands.KIND, payload=text_of(signed), now=now)
-
-
-def not_after(sample: Sample, now: float) -> Sample:
-    """The sample, moved back where a device's clock runs ahead: else it would be kept for ever and hide every later one."""
-    ahead = sample.ended_at - now
-    if ahead <= 0:
-        return sample
-    return msgspec.structs.replace(sample, started_at=sample.started_at - ahead, ended_at=now)
 
 
 def check(body: Body) -> None:
@@ -238,7 +259,7 @@ def check(body: Body) -> None:
             whole("epoch", body.epoch)
             for sample in body.samples:
                 whole("samples[].seq", sample.seq)
-                if not sample.started_at <= sample.ended_at < 1e12:
+                if not -LATEST < sample.started_at <= sample.ended_at < LATEST:
                     raise Refused("an interval that cannot be", field="body.samples[].ended_at", value=sample.ended_at)
         case CommandResult():
             pass

@@ -28,6 +28,6 @@ class LoopMetrics:
         )
         self.outbox = Gauge("tideline_outbox_depth", "Messages owed to devices and not yet sent.", registry=registry)
 
-    def count(self, kind: str, outcome: str) -> None:
-        """One message more."""
-        self.messages.labels(kind, outcome).inc()
+    def count(self, kind: str, outcome: str, messages: int = 1) -> None:
+        """So many messages more."""
+        self.messages.labels(kind, outcome).inc(messages)

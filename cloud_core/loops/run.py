@@ -1,5 +1,6 @@
 """The leading loops as a process: what is built, what runs, and how it stops."""
 
+import asyncio
 import random
 import sys
 
@@ -10,6 +11,7 @@ from cloud_core.broker.service import service_server
 from cloud_core.config import Settings, import_environment
 from cloud_core.keys import Keys
 from cloud_core.loops.converged import Convergence
+from cloud_core.loops.fleet_metrics import FleetMetrics
 from cloud_core.loops.import_attempt import Importer
 from cloud_core.loops.import_child import Limits
 from cloud_core.loops.imports import Imports, Place
@@ -17,6 +19,7 @@ from cloud_core.loops.ingest import Ingest
 from cloud_core.loops.metrics import LoopMetrics
 from cloud_core.loops.publish import Publish
 from cloud_core.loops.reconcile import Reconcile
+from cloud_core.loops.rollup import Rollup
 from cloud_core.loops.roster import Roster
 from cloud_core.loops.state import CloudLink
 from cloud_core.loops.sweep import Sweep
@@ -47,7 +50,18 @@ async def run_loops(
     metrics = LoopMetrics(registry)
     convergence = Convergence(metrics, clock)
     publish = Publish(engine, metrics=metrics, clock=clock, log=log)
-    ingest = Ingest(engine, keys.generation, applied=convergence.reported, metrics=metrics, clock=clock, log=log)
+    fleet, turn = FleetMetrics(registry), asyncio.Lock()
+    ingest = Ingest(
+        engine,
+        keys.generation,
+        turn=turn,
+        applied=convergence.reported,
+        metrics=metrics,
+        fleet=fleet,
+        clock=clock,
+        log=log,
+    )
+    rollup = Rollup(engine, turn=turn, metrics=fleet, clock=clock, log=log)
     reconcile = Reconcile(
         engine,
         keys.generation,
@@ -79,6 +93,7 @@ async def run_loops(
     program.task("reconcile", reconcile.run)
     program.task("publish", lambda: publish.run(link.publish, link.wait_connected))
     program.task("ingest", lambda: ingest.run(link.publish))
+    program.task("rollup", rollup.run)
     program.task("sweep", sweep.run)
     program.task("roster", roster.run)
     program.task("imports", importing.run)

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cloud_core.decide.liveness import Presence, classify
 from cloud_core.loops.metrics import LoopMetrics
-from cloud_core.store import events, idempotency, outbox, presence, telemetry
+from cloud_core.store import events, history, idempotency, outbox, presence, telemetry
 from cloud_core.store.database import read, write
 from shared.io.clock import Clock
 from shared.io.logs import Log
@@ -84,3 +84,5 @@ class Sweep:
         ):
             async with write(self._engine) as connection:
                 await forget(connection, before=now - kept)
+        async with write(self._engine) as connection:
+            await history.trim(connection, now=now)

@@ -5,9 +5,10 @@ The same input always gives the same bytes, so publishing twice is publishing on
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cloud_core.models.chunking import pieces
 from shared.bundle.manifest import (
     MAX_BYTES,
     Chunk,
@@ -18,13 +19,8 @@ from shared.bundle.manifest import (
     canonical,
     check_manifest,
 )
-from shared.bundle.store import disk
 from shared.protocol.errors import Refusal, Refused
 
-WHOLE_UP_TO = 8 << 20
-"""A file up to this size is one chunk."""
-PIECE = 4 << 20
-"""Larger files are cut into chunks of this size."""
 SESSION_BYTES = 32 << 20
 """What a session takes besides its weights: arena, graph, tokenizer."""
 TEXT_INPUT = (TensorSpec(name="text", datatype="BYTES", shape=(-1,)),)
@@ -43,7 +39,7 @@ def described(path: Path, keep: Keep | None = None) -> File:
     """
     check_regular(path, path.name)
     whole, size, chunks = hashlib.sha256(), 0, []
-    for piece in _pieces(path):
+    for piece in pieces(path):
         digest = hashlib.sha256(piece).hexdigest()
         whole.update(piece)
         size += len(piece)
@@ -115,10 +111,3 @@ def sealed(manifest: Manifest) -> Built:
     if len(data) > MAX_BYTES:
         raise Refused("manifest too large", kind=Refusal.TOO_LARGE, field="files", value=len(data))
     return manifest, data
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with disk(f"reading {path}"), path.open("rb") as file:
-        length = WHOLE_UP_TO if path.stat().st_size <= WHOLE_UP_TO else PIECE
-        while piece := file.read(length):
-            yield piece

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from cloud_core.announced import url_of
 from cloud_core.config import Settings
 from cloud_core.replicas.local import LocalReplica, Place, Preference
-from cloud_core.replicas.runtimes import offers_here, open_session
+from cloud_core.replicas.runtimes import budget_here, offers_here, open_session
 from cloud_core.replicas.server import build_replica, grpc_ports
 from cloud_core.site_stop import stop_site
 from shared.io.clock import Clock
@@ -57,7 +57,15 @@ async def run_replica(
         processes=settings.replicas,
     )
     room = Room(clock=clock, log=log, metrics=metrics.residency, budget=allowed.budget, heap=heap)
-    engine = Engine(clock=clock, log=log, metrics=metrics, where=Where.CLOUD, sessions=open_session, room=room)
+    engine = Engine(
+        clock=clock,
+        log=log,
+        metrics=metrics,
+        where=Where.CLOUD,
+        sessions=open_session,
+        budget=budget_here(),
+        room=room,
+    )
     site, grpc = Site(cancel_on_disconnect=True, limits=settings.http_limits), GrpcSite()
     application = build_replica(
         name,

@@ -12,12 +12,22 @@ from shared.bundle.manifest import TensorSpec, Variant
 from shared.protocol.errors import Corrupt, Refusal, Refused
 from shared.serving import arrangement as arrangements
 from shared.serving.arrangement import Arrangement
+from shared.serving.decide.batching import GPU, Budget
 from shared.serving.sessions import open as sessions
 from shared.serving.sessions.onnx import CPU
 from shared.serving.sessions.open import EXACT
 from shared.serving.sessions.session import Session
 
-__all__ = ["TORCH", "Signature", "offers_here", "open_session", "read_signature", "signature_path", "suited"]
+__all__ = [
+    "TORCH",
+    "Signature",
+    "budget_here",
+    "offers_here",
+    "open_session",
+    "read_signature",
+    "signature_path",
+    "suited",
+]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +60,11 @@ def offers_here() -> frozenset[str]:
     """Runtimes and execution providers, as variants name them."""
     torch = {TORCH} if find_spec("torch") is not None else set()
     return frozenset({"onnx", "onnxruntime", *onnxruntime.get_available_providers(), *torch})
+
+
+def budget_here(devices: Path = Path("/proc/driver/nvidia/gpus")) -> Budget:
+    """The bounds of a batch where nobody chose others: a graphics card's where there is one. `devices`: a folder of those there are."""
+    return GPU if devices.is_dir() and any(devices.iterdir()) else Budget()
 
 
 def open_session(path: Path, variant: Variant, arrangement: Arrangement) -> Session:

@@ -32,6 +32,24 @@ async def next_link_epoch(connection: Connection) -> int:
     return epoch
 
 
+async def cursor(connection: Connection, name: str) -> int:
+    """How far `name` has come; nobody else moves it until this transaction ends. Needs a write transaction."""
+    key = f"rolled-up/{name}"
+    await connection.execute(insert(connection, _T).values(key=key, value="0").on_conflict_do_nothing())
+    return await _value(connection, key)
+
+
+async def come_so_far(connection: Connection, name: str) -> int:
+    """How far `name` had come, whoever moves it now."""
+    statement = sa.select(_T.c.value).where(_T.c.key == f"rolled-up/{name}")
+    return int((await connection.execute(statement)).scalar_one_or_none() or 0)
+
+
+async def move_cursor(connection: Connection, name: str, to: int) -> None:
+    """`name` has come so far."""
+    await connection.execute(sa.update(_T).where(_T.c.key == f"rolled-up/{name}").values(value=str(to)))
+
+
 async def _value(connection: Connection, key: str) -> int:
     # Locked, so that two processes on PostgreSQL never read the same number before raising it.
     statement = sa.select(_T.c.value).where(_T.c.key == key).with_for_update()

@@ -4,6 +4,8 @@ Presence, reports and telemetry are levels ordered by the device's own epochs: a
 Functions that record them return False where what came was old news, and write nothing then.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 import sqlalchemy as sa
 
@@ -218,11 +220,23 @@ async def record_report(connection: Connection, tenant: str, device: str, report
     return await _update(connection, tenant, device, newer, kind="reported", now=now, **values)
 
 
-async def record_telemetry(connection: Connection, tenant: str, device: str, summary: Summary, *, now: float) -> bool:
-    """What the newest samples say; one about an earlier interval is old news."""
-    newer = sa.or_(_T.c.telemetry_at.is_(None), _T.c.telemetry_at <= summary.ended_at)
-    values = {"telemetry": text_of(summary), "telemetry_at": summary.ended_at, "last_seen": now}
-    return await _update(connection, tenant, device, newer, kind="telemetry", now=now, **values)
+async def record_telemetry(connection: Connection, summaries: Mapping[tuple[str, str], Summary], *, now: float) -> None:
+    """What the newest samples of these (tenant, device) say; one about an earlier interval is old news."""
+    if not summaries:
+        return
+    own = sa.and_(_T.c.tenant == sa.bindparam("own_tenant"), _T.c.device == sa.bindparam("own_device"))
+    newer = sa.or_(_T.c.telemetry_at.is_(None), _T.c.telemetry_at <= sa.bindparam("at"))
+    statement = (
+        sa.update(_T)
+        .where(own, _T.c.deleted_at.is_(None), newer)
+        .values(telemetry=sa.bindparam("said"), telemetry_at=sa.bindparam("at"), last_seen=now)
+    )
+    values = [
+        {"own_tenant": tenant, "own_device": device, "said": text_of(summary), "at": summary.ended_at}
+        for (tenant, device), summary in summaries.items()
+    ]
+    await connection.execute(statement, values)
+    await events.append_all(connection, list(summaries), kind="telemetry", resource="devices", now=now)
 
 
 async def touch(connection: Connection, tenant: str, device: str, *, now: float) -> None:

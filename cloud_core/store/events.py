@@ -4,7 +4,7 @@ Invariant: ids become visible in their order, so a reader that remembers the las
 writer at a time; on PostgreSQL an advisory lock, held to the commit, makes the writers of events take turns.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -42,11 +42,24 @@ async def append(
     data: Mapping[str, object] | None = None,
 ) -> None:
     """Record a change, in the transaction that makes it."""
-    if connection.dialect.name == "postgresql":
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    await _take_turn(connection)
     await connection.execute(
         sa.insert(_T).values(tenant=tenant, at=now, kind=kind, resource=resource, name=name, data=text_of(data or {}))
     )
+
+
+async def append_all(
+    connection: Connection, names: Sequence[tuple[str, str]], *, kind: str, resource: str, now: float
+) -> None:
+    """Record the same change of many (tenant, name), in the transaction that makes it."""
+    if not names:
+        return
+    await _take_turn(connection)
+    values = [
+        {"tenant": tenant, "at": now, "kind": kind, "resource": resource, "name": name, "data": "{}"}
+        for tenant, name in names
+    ]
+    await connection.execute(sa.insert(_T), values)
 
 
 async def after(connection: Connection, last: int, *, limit: int = 500) -> list[Event]:
@@ -76,3 +89,8 @@ async def tenants_after(connection: Connection, last: int, *, without: Collectio
 async def trim(connection: Connection, *, before: float) -> None:
     """Forget events older than `before`."""
     await connection.execute(sa.delete(_T).where(_T.c.at < before))
+
+
+async def _take_turn(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

@@ -1,4 +1,6 @@
-"""Every table of the registry. Each row belongs to a tenant; times are Unix seconds, documents are JSON text.
+"""Every table of the registry; those of telemetry are in `telemetry_tables`.
+
+Each row belongs to a tenant; times are Unix seconds, documents are JSON text.
 
 The same definitions serve SQLite and PostgreSQL. What the tables mean:
 
@@ -231,19 +233,6 @@ outbox = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("sent_at", sa.Float),
     sa.Index("ix_outbox_unsent", "sent_at", "id"),
-)
-
-telemetry = sa.Table(
-    "telemetry",
-    metadata,
-    sa.Column("tenant", sa.String(64), primary_key=True),
-    sa.Column("device", sa.String(64), primary_key=True),
-    sa.Column("epoch", sa.BigInteger, primary_key=True),
-    sa.Column("seq", sa.BigInteger, primary_key=True),
-    sa.Column("ended_at", sa.Float, nullable=False),
-    sa.Column("sample", sa.Text, nullable=False),
-    sa.ForeignKeyConstraint(["tenant", "device"], ["devices.tenant", "devices.device"]),
-    sa.Index("ix_telemetry_ended_at", "ended_at"),
 )
 
 replicas = sa.Table(

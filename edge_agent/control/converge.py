@@ -68,10 +68,13 @@ class Converger:
         log: Log,
         draw: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
+        stepped: Callable[[str, str, float], None] = lambda *_: None,
         isolation: Isolation | None = None,
         pinned: Collection[str] = (),
     ) -> None:
         """`changed` is called whenever `report` would say something new; `draw` gives a number from [0, 1).
+
+        `stepped` hears how each step ended, and after how many seconds.
 
         `isolation` is only told: what keeps models off the network while they are tried. `pinned`: names of models that are
         never put out of memory.
@@ -81,7 +84,15 @@ class Converger:
         self._trust = trust
         self._state = disk.state
         self._stepper = Stepper(
-            trust.tenant, disk, errands, host=host, device=device, measured=arrangements.advised, clock=clock, log=log
+            trust.tenant,
+            disk,
+            errands,
+            host=host,
+            device=device,
+            measured=arrangements.advised,
+            clock=clock,
+            log=log,
+            stepped=stepped,
         )
         self._arrangements = arrangements
         self._host = host

@@ -106,6 +106,9 @@ def _prepare(db: sqlite3.Connection, path: Path, schema: int, tables: str, field
     db.execute("PRAGMA synchronous = FULL")
     if version == 0:
         _make(db, schema, tables)
+        # The folder may have been made by a run that was killed before it made it durable.
+        with contextlib.suppress(PermissionError):
+            sync_folder(path.parent.parent)
     verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if verdict != "ok":
         raise Corrupt(f"{path}: {verdict}", code="state-corrupt")

@@ -79,6 +79,11 @@ class Errands:
         self._disk.chunks.discard_unfinished()
         bundles.clear_staging(self._disk.bundles)
 
+    def settle(self) -> None:
+        """Make durable what a run that died in a step left under its name. Blocks."""
+        self._disk.chunks.settle()
+        bundles.settle(self._disk.bundles)
+
     async def _fetch_manifest(self, digest: str) -> None:
         data = await self._fetcher.manifest(digest)
         # Refused here and not later: what cannot be understood is never kept.
@@ -90,7 +95,11 @@ class Errands:
     ) -> None:
         wanted = await asyncio.to_thread(self._wanted, digest, variant, limits)
         await self._fetcher.chunks(
-            wanted, self._disk.chunks, progress=progress, bytes_per_s=limits.download_bytes_per_s
+            wanted,
+            self._disk.chunks,
+            progress=progress,
+            bytes_per_s=limits.download_bytes_per_s,
+            window=limits.download_window,
         )
 
     def _wanted(self, digest: str, variant: str, limits: Limits) -> tuple[Chunk, ...]:

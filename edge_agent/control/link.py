@@ -19,6 +19,7 @@ import msgspec
 
 from edge_agent.control.state import AgentState
 from shared.io.clock import Clock
+from shared.io.deflate import deflated
 from shared.io.logs import Log
 from shared.io.mqtt import MqttLink, Outcome, Received, Server, Will
 from shared.io.signing import verify
@@ -140,13 +141,15 @@ class Link:
             await asyncio.sleep(REPORT_EVERY_S)
 
     async def telemetry(self, batch: Batch) -> None:
-        """Send one batch.
+        """Send one batch, compressed.
 
         Raises:
             Transient: no connection.
 
         """
-        await self._publish("telemetry", telemetry.KIND, batch)
+        # The last sample's number names the batch as well as anything would, in fewer bytes.
+        plain = seal(telemetry.KIND, batch, id=str(batch.samples[-1].seq), now=round(self._clock.wall(), 3))
+        await self._mqtt.publish(self._topic("telemetry"), deflated(plain))
 
     async def close(self) -> None:
         """Say that we go, ourselves: the broker forgets the will of a clean goodbye."""

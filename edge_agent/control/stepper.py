@@ -35,8 +35,9 @@ class Stepper:
         measured: Callable[[], Mapping[str, str]],
         clock: Clock,
         log: Log,
+        stepped: Callable[[str, str, float], None] = lambda *_: None,
     ) -> None:
-        """`measured` gives the variants that were found best on this device, by digest."""
+        """`measured` gives the variants that were found best on this device, by digest; `stepped` hears of each step's end."""
         self._tenant = tenant
         self._measured = measured
         self._disk = disk
@@ -45,6 +46,7 @@ class Stepper:
         self._device = device
         self._clock = clock
         self._log = log
+        self._stepped = stepped
 
     async def observe(self, desired: Generation, *, current: Generation | None, kept: Sequence[Generation]) -> Observed:
         """How far things are; `current` answers, `kept` stay on disk."""
@@ -101,12 +103,17 @@ class Stepper:
         except (Refused, Corrupt) as error:
             if not about:
                 raise  # with no model version to blame, it is a bug
+            self._stepped(name, "failed", self._clock.monotonic() - began)
             self._log.error("step failed", step=name, about=about, code=error.code, error=error.message)
             if not news.is_set():
                 await self.record(self._disk.state.fail, about, error.message, must=True)
             return error.message
-        await self.record(self._disk.state.finish, must=not booting)
+        except Transient:
+            self._stepped(name, "failed-for-now", self._clock.monotonic() - began)
+            raise
         seconds = round(self._clock.monotonic() - began, 3)
+        self._stepped(name, "done" if done else "interrupted", seconds)
+        await self.record(self._disk.state.finish, must=not booting)
         event = "step done" if done else "step interrupted"
         self._log.info(event, step=name, reason=step.reason.value, about=about, seconds=seconds)
         return None
@@ -115,6 +122,9 @@ class Stepper:
         """Take up what the last run left: what it died in, and half-written files."""
         state = self._disk.state
         intent = await asyncio.to_thread(state.intent)
+        if intent is not None:
+            # Before the intent goes: a crash in here comes back to it.
+            await self.record(self._errands.settle, must=False)
         if intent is not None and intent.step == DEADLY:
             self._log.warning("the last run died", step=intent.step, about=intent.subject, attempts=intent.attempts)
             await self.record(state.crash, intent.subject, f"the agent died in step {intent.step}", must=False)

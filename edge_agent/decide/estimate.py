@@ -1,32 +1,68 @@
-"""How long the cloud takes, round trip included: mean and mean deviation, as TCP estimates its time-outs (RFC 6298).  Pure."""
+"""How long the cloud takes, round trip included: mean and mean deviation, as TCP estimates its time-outs (RFC 6298).  Pure.
+
+A long text takes longer there, and longer to carry: next to the mean, how much each byte adds is fitted. A prediction is then for this
+very request, and the deviation is what is left when its size is known.
+"""
 
 import msgspec
 
 ALPHA = 0.125
 BETA = 0.25
+GAMMA = 0.03
+"""Weight of one answer in the slope: it says how sizes matter, which changes more slowly than how busy the cloud is."""
 HALF_LIFE_S = 5.0
 """An estimate nobody renews halves in this time, so that a cloud that was slow once is asked again."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """Seconds; `at` is when it last learnt something (monotonic)."""
+    """Seconds; `at` is when it last learnt something (monotonic). `size` is the mean size; the others are of sizes about it."""
 
     mean: float
     deviation: float
     at: float
+    size: float = 0.0
+    variance: float = 0.0
+    covariance: float = 0.0
+
+    def of(self, size: float) -> float:
+        """Mean seconds of a request of `size`: never fewer for a larger one, and none whose every byte costs more than all did."""
+        if self.variance <= 0.0 or self.covariance <= 0.0 or size <= 0.0:
+            return self.mean
+        slope = min(self.covariance / self.variance, self.mean / self.size) if self.size > 0.0 else 0.0
+        return self.mean + slope * (size - self.size)
 
 
-def observed(estimate: Estimate | None, seconds: float, *, now: float) -> Estimate:
-    """The estimate with one more measurement."""
+def observed(estimate: Estimate | None, seconds: float, *, now: float, size: float = 0.0) -> Estimate:
+    """The estimate with one more measurement; `size` in any unit that stays the same, 0 where it is not known."""
     if estimate is None:
-        return Estimate(seconds, seconds / 4, now)
-    deviation = (1 - BETA) * estimate.deviation + BETA * abs(seconds - estimate.mean)
-    return Estimate((1 - ALPHA) * estimate.mean + ALPHA * seconds, deviation, now)
+        return Estimate(seconds, seconds / 4, now, size)
+    deviation = (1 - BETA) * estimate.deviation + BETA * abs(seconds - estimate.of(size))
+    mean = (1 - ALPHA) * estimate.mean + ALPHA * seconds
+    if size <= 0.0:
+        return msgspec.structs.replace(estimate, mean=mean, deviation=deviation, at=now)
+    longer = size - estimate.size
+    return Estimate(
+        mean,
+        deviation,
+        now,
+        estimate.size + ALPHA * longer,
+        (1 - GAMMA) * (estimate.variance + GAMMA * longer**2),
+        (1 - GAMMA) * (estimate.covariance + GAMMA * longer * (seconds - estimate.mean)),
+    )
 
 
-def predicted(estimate: Estimate | None, *, now: float) -> float | None:
-    """Mean and deviation in seconds, faded by age; None while nothing was measured."""
+def predicted(estimate: Estimate | None, *, now: float, size: float = 0.0) -> float | None:
+    """Mean and deviation in seconds for a request of `size`, faded by age; None while nothing was measured."""
     if estimate is None:
         return None
+    return (estimate.of(size) + estimate.deviation) * _faded(estimate, now)
+
+
+def caution(estimate: Estimate | None, *, now: float) -> float:
+    """How much of `predicted` is deviation, in seconds."""
+    return 0.0 if estimate is None else estimate.deviation * _faded(estimate, now)
+
+
+def _faded(estimate: Estimate, now: float) -> float:
     faded: float = 0.5 ** (max(0.0, now - estimate.at) / HALF_LIFE_S)
-    return (estimate.mean + estimate.deviation) * faded
+    return faded

@@ -6,6 +6,8 @@ Invariants:
 * mode `local-only` never names the cloud, and `cloud-only` never the device;
 * saturation is predicted completion against the deadline that is left, so one request may fit where another does not, or the
   device's own limit, past which it lets nothing in;
+* mode `fastest` compares both places without their margins (`caution`), and begins to use an idle cloud only for a gain;
+* a cloud that was too slow is asked again by what would be refused, one request at a time, unless it announces that it is late;
 * where one place alone may answer, it is asked: its own admission sheds what must be shed;
 * a kept answer stands in for one the policy would let stand, or, where the policy says so, for none at all.
 """
@@ -18,6 +20,11 @@ from shared.protocol.policy import Mode, OnOverload, Rules
 
 LOCAL_ONLY_TAG = "local-only"
 """The tag that every policy honours (contract, section 3, `X-Tideline-Privacy`)."""
+
+HYSTERESIS = 0.1
+"""Mode `fastest` begins to use an idle cloud where it is faster by this share, and goes on while it is faster at all."""
+DOUBT_S = 0.25
+"""After this time without a word from the cloud, one request that would be refused asks it though it was too slow before."""
 
 
 class Reason(StrEnum):
@@ -43,6 +50,9 @@ class Reason(StrEnum):
     LOW_CONFIDENCE = "low-confidence"
     CACHE_HIT = "cache-hit"
     NOBODY_ANSWERED = "nobody-answered"
+    HEDGED = "hedged"
+    EXERCISE = "exercise"
+    SMALLER_MODEL = "smaller-model"
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +65,14 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 class LocalState(msgspec.Struct, frozen=True, kw_only=True):
     """What the device predicts for this very request, in seconds: the wait for its turn, and its own compute.
 
-    `full`: as much of this model is under way as may be, and the device lets nothing more of it in now.
+    `full`: as much of this model is under way as may be, and the device lets nothing more of it in now. `caution` is how much of
+    the two is there to be sure: a deadline is held against all of it, another place against the rest.
     """
 
     expected_wait: float
     service: float
     full: bool = False
+    caution: float = 0.0
 
     @property
     def completion(self) -> float:
@@ -72,16 +84,20 @@ class CloudState(msgspec.Struct, frozen=True, kw_only=True):
     """What the device knows of its cloud.
 
     `permitted` is the breaker's word (False also where no gateway is known), `retry_in` the seconds until it may change;
-    `estimate` round trip and service, mean and deviation, None while nothing was measured; `budget_left` None is unlimited;
+    `estimate` round trip and service, mean and deviation, None while nothing was measured, `caution` the deviation in it;
+    `budget_left` None is unlimited;
     `retries_left` whether the retry budget has one; `policy_age` the seconds since the control plane was last heard.
     `announced_wait` is what the gateway last told the whole fleet, in seconds; `admitted` whether this request is in the share
     of overflow it wants, and there is room beside what this device has under way already.
+    `untold` the seconds since something was learnt of how long it takes; 0 while an answer is awaited.
     """
 
     permitted: bool
     estimate: float | None = None
+    caution: float = 0.0
     announced_wait: float = 0.0
     admitted: bool = True
+    untold: float = 0.0
     retry_in: float = 1.0
     budget_left: int | None = None
     retries_left: bool = True
@@ -183,17 +199,23 @@ def route(
     if local is None:
         return Cloud(Reason.LOCAL_ABSENT) if barred is None else Refuse(barred, cloud.retry_in)
     verdict = _weigh(local, cloud, rules, left=left, barred=barred)
-    # `smaller-model` sheds: there is none to be had yet.
     if isinstance(verdict, Refuse) and after_everyone(rules, kept=kept) is not None:
         return Cached(verdict.reason)
     return verdict
+
+
+def is_sure(confidence: float | None, rules: Rules) -> bool:
+    """Whether the device's answer stands by itself; `confidence` is the least of the answer's, None where it has none."""
+    if rules.mode is not Mode.CASCADE or rules.confidence_below is None or confidence is None:
+        return True
+    return confidence >= rules.confidence_below
 
 
 def after_local(ask: Ask, confidence: float | None, cloud: CloudState, rules: Rules, *, now: float) -> Keep | Escalate:
     """Whether a cascade asks the cloud as well; `confidence` is the least of the answer's, None where it has none."""
     if rules.mode is not Mode.CASCADE or rules.confidence_below is None or confidence is None:
         return Keep(Reason.MODE)
-    if confidence >= rules.confidence_below:
+    if is_sure(confidence, rules):
         return Keep(Reason.CONFIDENT)
     again = after_local_failure(ask, cloud, rules, now=now)
     return Escalate(Reason.LOW_CONFIDENCE) if isinstance(again, Cloud) else Keep(again.reason)
@@ -241,13 +263,15 @@ def _weigh(
         barred = Reason.CLOUD_SATURATED
     here, there = local.completion, cloud.completion
     local_late, cloud_late = local.full or here >= left, there >= left
-    if rules.mode is Mode.FASTEST and barred is None and cloud.estimate is not None and not cloud_late:
-        if local.full or there < here:
+    if rules.mode is Mode.FASTEST and barred is None and not cloud_late:
+        gain = (here - local.caution) - (there - cloud.caution)
+        if local.full or gain > (HYSTERESIS * (here - local.caution) if cloud.untold > 0.0 else 0.0):
             return Cloud(Reason.CLOUD_FASTER)
         return Local(Reason.LOCAL_FASTER)
     if not local_late:
         return Local(barred if barred is not None and rules.mode is Mode.FASTEST else Reason.LOCAL_MEETS_DEADLINE)
-    if barred is None and not cloud_late:
+    if barred is None and (not cloud_late or (cloud.untold >= DOUBT_S and cloud.announced_wait < left)):
+        # Late by what the cloud once took, and nobody is under way to tell otherwise: this one finds out, where it would be refused.
         return Cloud(Reason.LOCAL_SATURATED)
     wait = max(here - left, local.expected_wait if local.full else 0.0)
     return Refuse(Reason.BOTH_LATE if barred is None else barred, wait)

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
+from edge_agent.serving.busy_poll import BusyPoll
 from shared.io.clock import Clock
 from shared.serving.answer import Answer, Request, Response
 
@@ -12,8 +13,10 @@ from shared.serving.answer import Answer, Request, Response
 class Activity:
     """Owner of how many requests are under way and when the last one ended. Loop's thread only."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, poll: BusyPoll | None = None) -> None:
+        """`poll` is told when the last request ended, and when the next one comes."""
         self._clock = clock
+        self._poll = poll
         self._running = 0
         self._ended_at = clock.monotonic()
         self._idle = asyncio.Event()
@@ -43,6 +46,8 @@ class Activity:
         self._running += 1
         if self._running == 1:
             self._idle.clear()
+            if self._poll is not None:
+                self._poll.busy()
             for call in tuple(self._interrupts):
                 call()
 
@@ -52,6 +57,8 @@ class Activity:
         if self._running == 0:
             self._ended_at = self._clock.monotonic()
             self._idle.set()
+            if self._poll is not None:
+                self._poll.idle()
 
 
 class _Seen:

@@ -1,8 +1,8 @@
 """Turning requests away before their bodies are read, where nobody but this device could answer them, and it is full.
 
 Only what holds whatever the body says counts: the policy keeps the request here (privacy, mode) or bars the cloud at present, no
-kept answer could stand in, and the device's own admission would shed the smallest of requests. A share of overflow that the cloud takes
-now is no bar: such requests are read, and routed.
+kept answer and no smaller model could stand in, and the device's own admission would shed the smallest of requests. A share of
+overflow that the cloud takes now is no bar: such requests are read, and routed.
 """
 
 import msgspec
@@ -80,7 +80,12 @@ class EarlyRefusal:
     def _kept_here(self, request: Request, ask: Ask, name: str, *, now: float) -> Reason | None:
         """Why nobody but the device could answer with model `name`; None where somebody could."""
         rules = self._rules.of(name)
-        if rules.mode is Mode.CLOUD_ONLY or rules.kept_bytes or (rules.split and request.version is None):
+        if (
+            rules.mode is Mode.CLOUD_ONLY
+            or rules.kept_bytes
+            or rules.smaller
+            or (rules.split and request.version is None)
+        ):
             return None
         verdict = routing.after_local_failure(ask, self._bars(name, rules), rules, now=now)
         return verdict.reason if isinstance(verdict, Refuse) else None

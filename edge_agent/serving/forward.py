@@ -13,7 +13,9 @@ import aiohttp
 import msgspec
 
 from edge_agent.bounded import read_all
+from edge_agent.decide import timeouts
 from edge_agent.serving.cloud import CloudTarget
+from edge_agent.serving.race import Race
 from shared.io.clock import Clock
 from shared.protocol.errors import Corrupt, Overloaded, Refusal, Refused, TidelineError, Transient, Unavailable
 from shared.protocol.topics import Header
@@ -75,8 +77,8 @@ class Forwarder:
         """The device is enrolled: this is its gateway."""
         self._gateway = gateway
 
-    async def answer(self, request: Request) -> Response:
-        """The cloud's answer; the request names its version and deadline.
+    async def answer(self, request: Request, race: Race | None = None) -> Response:
+        """The cloud's answer; the request names its version and deadline. `race`: the device is, or may be, asked at the same time.
 
         Raises:
             Refused: the gateway says the request is wrong, or that this device may not make it.
@@ -93,7 +95,7 @@ class Forwarder:
             raise Transient("no time is left for the cloud", why=Unavailable.DEADLINE)
         self._cloud.sent()
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(timeouts.timeout(left)):
                 answer = await self._exchange(gateway, request)
             response = _response(request, answer)
         except TimeoutError as error:
@@ -112,10 +114,13 @@ class Forwarder:
                 self._cloud.failed()
             raise
         except BaseException:
-            # The caller went away, or a bug: nothing was learnt of the cloud.
-            self._cloud.abandoned()
+            if race is not None and race.decided:
+                self._cloud.overtaken(request.model, self._clock.monotonic() - began)
+            else:
+                # The caller went away, or a bug: nothing was learnt of the cloud.
+                self._cloud.abandoned()
             raise
-        self._cloud.answered(request.model, self._clock.monotonic() - began)
+        self._cloud.answered(request.model, self._clock.monotonic() - began, size=request.body_bytes)
         return response
 
     async def _exchange(self, gateway: Gateway, request: Request) -> _Answer:
@@ -134,7 +139,7 @@ class Forwarder:
         headers["Authorization"] = f"Bearer {token}"
         headers[Header.REQUEST_ID] = request.id
         if left is not None:
-            headers[Header.DEADLINE_MS] = f"{max(1.0, left * 1e3):.0f}"
+            headers[Header.DEADLINE_MS] = f"{max(1.0, timeouts.timeout(left) * 1e3):.0f}"
         if request.priority:
             headers[Header.PRIORITY] = str(request.priority)
         if request.trace:

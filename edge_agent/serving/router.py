@@ -96,7 +96,7 @@ class Router:
             self._under_way -= 1
         if lookup is not None and response.where is not Where.CACHE:
             self._kept.keep(lookup, response, trip.rules)
-        if trip.rules.shadow is not None and response.where is Where.LOCAL:
+        if trip.rules.shadow is not None and response.where is Where.LOCAL and response.model == fixed.model:
             self._shadows.consider(fixed, response, trip.rules.shadow, under_way=self._under_way)
         return response
 
@@ -150,9 +150,14 @@ class Router:
         if hit is not None:
             trip.decided(hit, None, None, breaker=self._cloud.breaker.value)
         else:
-            local, cloud = self._attempts.predicted(fixed, load), self._cloud.state(request.model, rules)
+            local, cloud = (
+                self._attempts.predicted(fixed, load),
+                self._cloud.state(request.model, rules, size=request.body_bytes),
+            )
             found = trip.lookup is not None and trip.lookup.found is not None
             verdict = routing.route(trip.ask, local, cloud, rules, now=now, kept=found)
+            if not streamed:
+                verdict = self._cloud.exercise(verdict, trip.ask, local, cloud, rules, now=now)
             trip.decided(verdict, local, cloud, breaker=self._cloud.breaker.value)
             self._measurements.consider(fixed, local, now=now)
         self._accounts.decided(trip)
@@ -194,14 +199,17 @@ class Router:
                 case Cached(reason):
                     return self._from_cache(trip, reason, began=trip.began)
                 case Refuse(reason, retry_after):
-                    # Raised below: routing knew already what was kept.
-                    error = self._refusal(trip, reason, retry_after)
+                    # Below: routing knew already what was kept.
+                    pass
         except (Overloaded, Transient):
-            kept = self._instead(trip)
-            if kept is None:
+            instead = self._instead(trip) or await self._attempts.smaller(trip)
+            if instead is None:
                 raise
-            return kept
-        raise error
+            return instead
+        smaller = await self._attempts.smaller(trip)
+        if smaller is None:
+            raise self._refusal(trip, reason, retry_after)
+        return smaller
 
     def _from_cache(self, trip: Trip, reason: Reason, *, began: float) -> Response:
         lookup = trip.lookup

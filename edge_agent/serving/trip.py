@@ -3,12 +3,13 @@
 import msgspec
 
 from edge_agent.decide.routing import Ask, Cached, Cloud, CloudState, Local, LocalState, Reason, Refuse, is_private
+from edge_agent.serving.confidence import confidence_of
 from edge_agent.serving.kept_answers import Lookup
 from edge_agent.serving.why import Attempt, Prediction, Why
 from shared.protocol.desired import Generation
 from shared.protocol.errors import TidelineError
 from shared.protocol.policy import Rules
-from shared.serving.answer import Request
+from shared.serving.answer import Request, Response
 
 NOWHERE = "none"
 UNKNOWN = "unknown"
@@ -17,7 +18,8 @@ UNKNOWN = "unknown"
 class Trip:
     """Lives as long as its request.
 
-    `known`: the device serves the model, so its name may be a label. `lookup`: its place among kept answers, where it has one.
+    `hedged`: the other place was asked while the first had not answered. `known`: the device serves the model, so its name may be
+    a label. `lookup`: its place among kept answers, where it has one.
     """
 
     def __init__(
@@ -41,12 +43,15 @@ class Trip:
         self.verdict: Local | Cloud | Cached | Refuse = Refuse(Reason.EXPIRED)
         self.attempts: list[Attempt] = []
         self.failure: TidelineError | None = None
+        self.hedged = False
+        self.compared: tuple[str, str] | None = None
         self._at = at
         self._generation = generation
         self._cloud: CloudState | None = None
         self._breaker = ""
         self._where: str | None = None
         self._outcome = ""
+        self._by: tuple[str, str, str] | None = None
 
     def decided(
         self,
@@ -75,15 +80,36 @@ class Trip:
             case Refuse():
                 return NOWHERE
 
-    def attempted(self, where: str, reason: Reason, outcome: str, seconds: float, error: str | None = None) -> None:
-        """One place was asked."""
+    def attempted(
+        self,
+        where: str,
+        reason: Reason,
+        outcome: str,
+        seconds: float,
+        *,
+        began: float,
+        error: str | None = None,
+        answer: Response | None = None,
+    ) -> None:
+        """One place was asked at `began`, monotonic seconds; `answer` is what it said."""
+        # Looked at only where the policy does.
+        weighed = answer if self.rules.confidence_below is not None else None
         self.attempts.append(
-            Attempt(where=where, reason=reason.value, outcome=outcome, ms=round(seconds * 1e3, 3), error=error)
+            Attempt(
+                where=where,
+                reason=reason.value,
+                outcome=outcome,
+                ms=_ms(seconds),
+                after_ms=_ms(began - self.began),
+                by=None if answer is None else f"{answer.model}@{answer.version}/{answer.variant}",
+                confidence=None if weighed is None else confidence_of(weighed.results),
+                error=error,
+            )
         )
 
-    def ended(self, *, where: str | None, outcome: str) -> None:
+    def ended(self, *, where: str | None, outcome: str, by: tuple[str, str, str] | None = None) -> None:
         """It is over; what was asked is forgotten, since stories are kept long after."""
-        self._where, self._outcome = where, outcome
+        self._where, self._outcome, self._by = where, outcome, by
         self.request = msgspec.structs.replace(self.request, texts=None, tensors=None, parameters={})
         self.lookup = self.failure = None
 
@@ -114,10 +140,16 @@ class Trip:
                 breaker=self._breaker,
                 policy_age_s=round(cloud.policy_age, 3),
             ),
-            attempts=tuple(self.attempts),
+            attempts=tuple(sorted(self.attempts, key=_asked_at)),
             where=self._where,
             outcome=self._outcome,
+            compared=None if self.compared is None else "{} ({})".format(*self.compared),
+            answered_by=None if self._by is None else "{}@{}/{}".format(*self._by),
         )
+
+
+def _asked_at(attempt: Attempt) -> float:
+    return attempt.after_ms
 
 
 def _ms(seconds: float) -> float:

@@ -27,17 +27,28 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One place that was asked, why, and what came of it."""
+    """One place that was asked, why, and what came of it; `after_ms` is when it was asked, from the request's beginning.
+
+    `by` is `name@version/variant` of an answer, `confidence` how sure it is of itself; None where it cannot tell.
+    """
 
     where: str
     reason: str
     outcome: str
     ms: float
+    after_ms: float = 0.0
+    by: str | None = None
+    confidence: float | None = None
     error: str | None = None
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
-    """One request's whole story. `at` is Unix seconds; `generation` the signed pair (epoch, number) in force."""
+    """One request's whole story. `at` is Unix seconds; `generation` the signed pair (epoch, number) in force.
+
+    `answered_by` is `name@version/variant`, as in `X-Tideline-Model`; None where nobody answered. `compared`: whether the
+    device's and the cloud's answer say the same, in a cascade that asked both: `agree (same)`, `differ (label)`. The answers themselves
+    are not kept: stories outlive what was asked.
+    """
 
     request_id: str
     at: float
@@ -55,6 +66,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     where: str | None
     outcome: str
+    answered_by: str | None = None
+    compared: str | None = None
 
 
 class Told(Protocol):

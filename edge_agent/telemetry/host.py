@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from edge_agent.telemetry.accelerators import Accelerators
 from shared.io.processor import processor
 from shared.protocol.reported import Hardware
 from shared.protocol.telemetry import Host
@@ -19,16 +20,20 @@ class HostSampler:
         """`folder` lies on the disk whose free space counts."""
         self._folder = folder
         self._process = psutil.Process()
+        self._accelerators = Accelerators()
         psutil.cpu_percent(interval=None)
 
     def sample(self) -> Host:
         """Now, with CPU since the sample before."""
+        disk = psutil.disk_usage(str(self._folder))
         return Host(
-            cpu=psutil.cpu_percent(interval=None) / 100.0,
-            memory=psutil.virtual_memory().percent / 100.0,
-            disk_free_bytes=psutil.disk_usage(str(self._folder)).free,
+            cpu=round(psutil.cpu_percent(interval=None) / 100.0, 4),
+            memory=round(psutil.virtual_memory().percent / 100.0, 4),
+            disk_free_bytes=disk.free,
             agent_memory_bytes=self._process.memory_info().rss,
             temperature_c=_temperature(),
+            disk_total_bytes=disk.total,
+            gpus=self._accelerators.look(),
         )
 
 

@@ -40,6 +40,18 @@ class AgentMetrics:
             ("model", "version", "result", "reason"),
             registry=registry,
         )
+        self._cascades = Counter(
+            "tideline_cascade",
+            "Requests of a cascade that both places answered, by whether they said the same, and why not",
+            ("model", "version", "result", "reason"),
+            registry=registry,
+        )
+        self._hedges = Counter(
+            "tideline_hedges",
+            "Requests for which both places were asked at the same time, by the first, and whose answer was given",
+            ("first", "outcome"),
+            registry=registry,
+        )
         self._watched: tuple[Order, float | None] | None = None
         self._convergence = Histogram(
             "tideline_convergence_seconds",
@@ -52,20 +64,30 @@ class AgentMetrics:
             states.labels(state.value).set_function(partial(_is_in, breaker, state))
         registry.register(ProcessMetrics())
 
-    def converging(self, report: Reported, now: float) -> None:
-        """The report changed: a new target starts the watch, its coming into force ends it."""
+    def converging(self, report: Reported, now: float) -> float | None:
+        """The report changed: a new target starts the watch, its coming into force ends it; then the seconds it took."""
         if report.target is None:
-            return
+            return None
         if self._watched is None or self._watched[0] != report.target:
             self._watched = (report.target, now if report.applied != report.target else None)
         target, began = self._watched
         if began is not None and report.applied == target:
             self._convergence.observe(now - began)
             self._watched = (target, None)
+            return now - began
+        return None
 
     def routed(self, where: str, reason: Reason) -> None:
         """One decision."""
         self._routes.labels(where, reason.value).inc()
+
+    def compared(self, model: str, version: str, result: Result, reason: str) -> None:
+        """One request that the device and the cloud both answered."""
+        self._cascades.labels(model, version, result.value, reason).inc()
+
+    def hedged(self, first: str, outcome: str) -> None:
+        """One request that both places were asked for ended."""
+        self._hedges.labels(first, outcome).inc()
 
     def shadowed(self, model: str, version: str, result: Result, reason: str) -> None:
         """One copy ended."""

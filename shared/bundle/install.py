@@ -73,7 +73,10 @@ def install(manifest_bytes: bytes, variant: str, store: ChunkStore, bundles: Pat
         make_folder(bundles)
         if target.exists():
             with contextlib.suppress(Corrupt):
-                return verify_installed(target).folder
+                verify_installed(target)
+                # Whoever put it there may have died before its name was durable.
+                sync_folder(bundles)
+                return target
             remove(target)
         need = sum(entry.size for entry in files) + len(manifest_bytes) + SPARE_BYTES
         check_space(bundles, need, what=f"{manifest.name} {manifest.version}")
@@ -88,7 +91,7 @@ def install(manifest_bytes: bytes, variant: str, store: ChunkStore, bundles: Pat
                 if not target.exists():
                     raise
                 # Another process was first with the same bytes.
-                return verify_installed(target).folder
+                verify_installed(target)
             sync_folder(bundles)
     return target
 
@@ -186,6 +189,19 @@ def clear_staging(bundles: Path) -> int:
                 finally:
                     os.close(lock)
     return count
+
+
+def settle(bundles: Path) -> None:
+    """Make durable what a killed process may have installed, or removed, and never synced, since from now on it counts.
+
+    Raises:
+        Transient: the disk is failing.
+
+    """
+    with disk(f"settling {bundles}"):
+        if bundles.is_dir():
+            sync_folder(bundles)
+            sync_folder(bundles.parent)
 
 
 def _size(folder: Path) -> int:

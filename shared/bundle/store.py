@@ -150,6 +150,19 @@ class ChunkStore:
                 count += 1
         return count
 
+    def settle(self) -> None:
+        """Make durable what a killed writer may have left under its name and never synced, since from now on it counts.
+
+        Raises:
+            Transient: the disk is failing.
+
+        """
+        with disk(f"settling {self.root}"):
+            if self._objects.is_dir():
+                for folder in (self.root.parent, self.root, self._objects, *map(Path, _listed(self._objects))):
+                    if folder.is_dir():
+                        sync_folder(folder)
+
     def _entries(self) -> Iterator["os.DirEntry[str]"]:
         for folder in _listed(self._objects):
             for entry in _listed(Path(folder)):

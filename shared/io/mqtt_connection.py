@@ -23,7 +23,7 @@ class Will(NamedTuple):
 
 
 class Server(NamedTuple):
-    """Where and as whom; the client id is the username unless given. `keepalive` in seconds."""
+    """Where and as whom; the client id is the username unless given. No username is nobody in particular. `keepalive` in seconds."""
 
     host: str
     port: int
@@ -44,8 +44,8 @@ class Connection(aiomqtt.Client):
         super().__init__(
             server.host,
             server.port,
-            username=server.username,
-            password=server.password,
+            username=server.username or None,
+            password=server.password or None,
             identifier=server.client_id or server.username,
             protocol=aiomqtt.ProtocolVersion.V311,
             clean_session=True,
@@ -55,6 +55,8 @@ class Connection(aiomqtt.Client):
             will=aiomqtt.Will(will.topic, will.payload, will.qos, will.retain) if will is not None else None,
             max_queued_incoming_messages=queue_limit,
             max_queued_outgoing_messages=queue_limit,
+            # An acknowledgement and an answer are two small writes: the second must not wait for the broker's delayed ACK.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             logger=quiet,
         )
         self.pending_calls_threshold = queue_limit

@@ -1,13 +1,13 @@
 """The id of a request: the caller's own where it is well formed, else a new UUID. Logs of the request carry it."""
 
 import random
-import uuid
 
 import structlog
 from aiohttp import web
 
 from shared.protocol import names
 
+_VARIANT = {f"{n:x}": f"{8 | n & 3:x}" for n in range(16)}
 REQUEST_ID = web.RequestKey("request_id", str)
 """Where an HTTP request carries it."""
 
@@ -20,7 +20,9 @@ def id_for(given: str | None) -> str:
     """
     if given is not None and names.REQUEST_ID.fullmatch(given):
         return given
-    return str(uuid.UUID(int=random.getrandbits(128), version=4))
+    digits = f"{random.getrandbits(128):032x}"
+    # Version 4 of RFC 9562, variant 10: what `uuid.UUID` makes of it, in a tenth of the steps.
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def request_id_of(given: str | None) -> str:

@@ -36,6 +36,7 @@ class Connection(web.RequestHandler):
         "_received",
         "_writing",
         "door",
+        "judged",
     )
 
     def __init__(self, manager: web.Server, door: Door, *, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,6 +49,8 @@ class Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self.door = door
+        self.judged = False
+        """The turnstile has looked at what is being answered, and let it in."""
         self._inside = False
         self._answering = False
         self._fed = False
@@ -124,6 +127,7 @@ class Connection(web.RequestHandler):
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         """The answer is out (this is called at the end of each)."""
         self._fed = self._ahead > 0
+        self.judged = False
         self._rest()
         if self._inside:
             self.door.waiting(self)
@@ -174,7 +178,8 @@ class Connection(web.RequestHandler):
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
         answer = turnstile(data)
-        if answer is None:
+        if not answer:
+            self.judged = answer is not None
             return False
         transport.write(answer)
         # As after every answer: it is last in the row of those who are waited for, and may be silent as long again.

@@ -24,7 +24,7 @@ _RETRY_S = 1.0
 
 
 Turnstile = Callable[[bytes], bytes | None]
-"""What to answer at once to a piece of what a client sent; None where it is to be parsed."""
+"""What to answer at once to a piece of what a client sent: no bytes where it is let in, None where nothing was judged."""
 
 
 class Client(Protocol):

@@ -39,12 +39,16 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent may use on its device; None leaves the agent's own setting."""
+    """What the agent may use on its device; None leaves the agent's own setting.
+
+    `download_window`: when chunks may be fetched, as `shared.protocol.window` reads it; None is always.
+    """
 
     threads: int | None = None
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     download_bytes_per_s: int | None = None
+    download_window: str | None = None
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +98,17 @@ def check_generation(generation: Generation) -> None:
     versions = {(model.name, model.version) for model in generation.models}
     if len(versions) != len(generation.models):
         raise Refused("a model version stands twice", kind=Refusal.UNPROCESSABLE, field="models", value=present)
+    smaller = {"policy": generation.policy.smaller_model}
+    smaller |= {f"policy.models.{name}": each.smaller_model for name, each in generation.policy.models.items()}
+    for path, named in smaller.items():
+        if named is not None and named not in present:
+            raise Refused(
+                "the policy names a model that is absent",
+                kind=Refusal.UNPROCESSABLE,
+                field=f"{path}.smaller_model",
+                value=named,
+                allowed=", ".join(present) or "no model",
+            )
     for name, override in generation.policy.models.items():
         if name not in present:
             raise Refused(

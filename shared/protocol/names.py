@@ -15,6 +15,7 @@ VERSION = re.compile(
 DIGEST = re.compile(r"[0-9a-f]{64}")
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+CLIENT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 ALLOWED = {
     "slug": "1 to 64 of a-z, 0-9 and '-', not at the ends",
@@ -23,8 +24,17 @@ ALLOWED = {
     "digest": "64 lower-case hexadecimal characters (SHA-256)",
     "file": "1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', no leading dot or '-', no folder",
     "request id": "1 to 128 of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
+    "client": "1 to 64 of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
 }
-_PATTERNS = {"slug": SLUG, "model": MODEL, "version": VERSION, "digest": DIGEST, "file": FILE, "request id": REQUEST_ID}
+_PATTERNS = {
+    "slug": SLUG,
+    "model": MODEL,
+    "version": VERSION,
+    "digest": DIGEST,
+    "file": FILE,
+    "request id": REQUEST_ID,
+    "client": CLIENT,
+}
 
 
 def checked(kind: str, value: str, *, field: str) -> str:

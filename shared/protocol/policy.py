@@ -6,6 +6,7 @@ document's own, field by field.
 
 import tomllib
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -14,7 +15,13 @@ from shared.protocol.envelope import path_in
 from shared.protocol.errors import Refusal, Refused
 
 MAX_BYTES = 64 * 1024
+P95: Literal["p95"] = "p95"
+"""As `hedge_after_ms`: what was observed, the 95th percentile of the place that is asked first."""
+EXERCISE_SHARE = 0.02
+MOST_EXERCISE = 0.05
+HedgeAfter = float | Literal["p95"]
 MOST_CACHE_BYTES = 1 << 30
+MOST_PRICE = 1e12
 OVERLOAD_CACHE_BYTES = 8 << 20
 """What `on_overload = "cached"` keeps of each version where `cache_bytes` says nothing."""
 
@@ -30,7 +37,10 @@ class Mode(StrEnum):
 
 
 class OnOverload(StrEnum):
-    """What to do when neither place can answer in time. `cached`: an answer to the same input, if one was kept; else shed."""
+    """What to do when neither place can answer in time.
+
+    `cached`: an answer to the same input, if one was kept; `smaller-model`: that of `smaller_model` on the device; else shed.
+    """
 
     SHED = "shed"
     CACHED = "cached"
@@ -38,10 +48,15 @@ class OnOverload(StrEnum):
 
 
 class CloudBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many requests may go to the cloud; None is unlimited."""
+    """How many requests may go to the cloud, and for how much; None is unlimited.
+
+    `price_per_request` and `price_per_day`, the most that may be spent in a day (UTC), are in any one currency.
+    """
 
     per_minute: int | None = None
     per_day: int | None = None
+    price_per_request: float | None = None
+    price_per_day: float | None = None
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,25 +65,29 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mode: Mode | None = None
     deadline_ms: float | None = None
     confidence_below: float | None = None
-    hedge_after_ms: float | None = None
+    hedge_after_ms: HedgeAfter | None = None
     on_overload: OnOverload | None = None
     offline_lease_s: float | None = None
     split: dict[str, float] | None = None
     shadow: str | None = None
     cache_bytes: int | None = None
+    exercise_share: float | None = None
+    smaller_model: str | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole policy document. Times in milliseconds or seconds as the name says; `split` in shares of any sum.
 
     `shadow` is the version that gets copies of what the device answered, for comparison alone. `cache_bytes` is how much of
-    each loaded version's answers a device keeps in memory and gives again for the same input; 0 is none.
+    each loaded version's answers a device keeps in memory and gives again for the same input; 0 is none. `exercise_share` is how much of
+    what the device could answer itself goes to the cloud all the same, so that the way there is known; 0 is none.
+    `smaller_model` is the model of the same task that answers under `on_overload = "smaller-model"`; without it, that sheds.
     """
 
     mode: Mode = Mode.LOCAL_FIRST
     deadline_ms: float = 1000.0
     confidence_below: float | None = None
-    hedge_after_ms: float | None = None
+    hedge_after_ms: HedgeAfter | None = None
     cloud_budget: CloudBudget = CloudBudget()
     privacy_tags: tuple[str, ...] = ("local-only",)
     on_overload: OnOverload = OnOverload.SHED
@@ -76,6 +95,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split: dict[str, float] | None = None
     shadow: str | None = None
     cache_bytes: int | None = None
+    exercise_share: float = EXERCISE_SHARE
+    smaller_model: str | None = None
     models: dict[str, Override] = {}
 
 
@@ -85,7 +106,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     deadline_ms: float
     confidence_below: float | None
-    hedge_after_ms: float | None
+    hedge_after_ms: HedgeAfter | None
     cloud_budget: CloudBudget
     privacy_tags: tuple[str, ...]
     on_overload: OnOverload
@@ -93,6 +114,14 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     split: dict[str, float] | None
     shadow: str | None
     cache_bytes: int | None
+    exercise_share: float = EXERCISE_SHARE
+    smaller_model: str | None = None
+
+    @property
+    def smaller(self) -> str | None:
+        """The model that answers where nobody can in time; None where the policy wants none, or the device never answers."""
+        wanted = self.on_overload is OnOverload.SMALLER_MODEL and self.mode is not Mode.CLOUD_ONLY
+        return self.smaller_model if wanted else None
 
     @property
     def kept_bytes(self) -> int:
@@ -184,7 +213,7 @@ def _check(rules: Policy | Override, path: str) -> None:
 
     for field in ("deadline_ms", "hedge_after_ms"):
         value = getattr(rules, field)
-        if value is not None and not 0 < value <= 3_600_000:
+        if value is not None and value != P95 and not 0 < value <= 3_600_000:
             raise bad(field, value, "above 0, at most 3600000")
     if rules.confidence_below is not None and not 0 <= rules.confidence_below <= 1:
         raise bad("confidence_below", rules.confidence_below, "0 to 1")
@@ -201,8 +230,22 @@ def _check(rules: Policy | Override, path: str) -> None:
         names.checked("version", rules.shadow, field=f"{path}.shadow")
     if rules.cache_bytes is not None and not 0 <= rules.cache_bytes <= MOST_CACHE_BYTES:
         raise bad("cache_bytes", rules.cache_bytes, f"0 (none) to {MOST_CACHE_BYTES}")
+    if rules.smaller_model is not None:
+        names.checked("model", rules.smaller_model, field=f"{path}.smaller_model")
+        if path == f"$.models.{rules.smaller_model}":
+            raise bad("smaller_model", rules.smaller_model, "another model")
+    if rules.exercise_share is not None and not 0 <= rules.exercise_share <= MOST_EXERCISE:
+        raise bad("exercise_share", rules.exercise_share, f"0 (none) to {MOST_EXERCISE}")
     if isinstance(rules, Policy):
         for field in ("per_minute", "per_day"):
             value = getattr(rules.cloud_budget, field)
             if value is not None and value < 0:
                 raise bad(f"cloud_budget.{field}", value, "0 or more, or absent for no limit")
+        budget = rules.cloud_budget
+        for field in ("price_per_request", "price_per_day"):
+            value = getattr(budget, field)
+            if value is not None and not 0 <= value <= MOST_PRICE:
+                raise bad(f"cloud_budget.{field}", value, f"0 to {MOST_PRICE:.0e}, or absent")
+        if budget.price_per_day is not None and not budget.price_per_request:
+            allowed = "together with cloud_budget.price_per_request above 0"
+            raise bad("cloud_budget.price_per_day", budget.price_per_day, allowed)

@@ -11,6 +11,7 @@ import msgspec
 from shared.bundle.manifest import TaskKind, TensorSpec
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.reported import ModelState
+from shared.serving.arrangement import ONNXRUNTIME
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +20,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     `inputs` and `outputs` are those of the program; faces of text models speak `text` and named results instead.
     `batch_invariant`: an answer does not depend on what else was computed with it. `resident`: a ready version's program is in
     memory, and not to be brought back first; None where that is not known. `max_batch_size`: rows of several requests of tensors are
-    computed together, at most so many; 0 where each request is computed alone.
+    computed together, at most so many; 0 where each request is computed alone. `runtime`: what runs the program (`Arrangement`).
     """
 
     tenant: str
@@ -38,6 +39,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     batch_invariant: bool = True
     resident: bool | None = None
     max_batch_size: int = 0
+    runtime: str = ONNXRUNTIME
 
     @property
     def is_text(self) -> bool:

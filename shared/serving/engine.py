@@ -18,6 +18,7 @@ from shared.serving.answer import Request, Response, Result, Timing
 from shared.serving.catalog import Statistics, pick
 from shared.serving.decide.admission import Admitted, Ask
 from shared.serving.decide.batching import LOWEST
+from shared.serving.decide.calibration import Stretch
 from shared.serving.decide.cost import Cost, predict
 from shared.serving.loaded import Item, LoadedModel
 from shared.serving.queue import deadline_missed
@@ -31,7 +32,8 @@ WHY = "served-here"
 class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of one version for routing. `expected_wait`: seconds until a batch formed now would start.
 
-    `stretch` is how much longer things take than the cost model says; `expected_wait` and `predict` have it in them.
+    `stretch` is how much longer things may take than the cost model says; `expected_wait` and `predict` have it in them. `turn` is
+    that wait by the cost model alone, `company` the tokens of the batch that a request with a wait gets into.
     `full`: as much is under way as may be, and nothing is let in.
     """
 
@@ -44,16 +46,21 @@ class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     expected_wait: float
     cost: Cost
-    stretch: float = 1.0
+    turn: float = 0.0
+    company: int = 0
+    stretch: Stretch = Stretch()
     full: bool = False
 
     def predict(self, tokens: int) -> float:
         """Seconds that `tokens` tokens take once they run; 0 before anything was measured."""
-        return predict(self.cost, tokens) * self.stretch
+        own = predict(self.cost, max(tokens, self.company) if self.turn > 0.0 else tokens)
+        return self.stretch.of(self.turn + own) - self.turn * self.stretch.factor
 
 
 class Engine(Versions):
     """Built by a program's `app.py` inside its running loop; `close` ends every thread."""
+
+    _guess: tuple[LoadedModel, Request, int] | None = None
 
     def statistics(self, tenant: str, name: str, version: str) -> Statistics:
         """Counters of one version."""
@@ -77,8 +84,10 @@ class Engine(Versions):
             state=model.state,
             queued=model.queue.depth,
             running=model.queue.running,
-            expected_wait=load.expected_wait * stretch + self.residency.expected(model, now),
+            expected_wait=load.expected_wait * stretch.factor + self.residency.expected(model, now),
             cost=model.cost,
+            turn=load.expected_wait,
+            company=model.limiter.company(model.cost),
             stretch=stretch,
             full=model.limiter.in_flight(load) >= model.limiter.limit,
         )
@@ -86,8 +95,11 @@ class Engine(Versions):
     def estimate(self, request: Request) -> int:
         """Tokens the request will cost, guessed without tokenizing; 0 for a model that is not loaded."""
         key = (request.tenant, request.model, request.version or self.active(request.tenant).get(request.model, ""))
-        model = self._models.get(key)
-        return _estimated(model, request) if model is not None else 0
+        if (model := self._models.get(key)) is None:
+            return 0
+        # Whoever routes asks this right before the request comes in; what it brings is looked at once.
+        self._guess = model, request, (tokens := _estimated(model, request))
+        return tokens
 
     def early(self, request: Request) -> None:
         """Turn `request` away while only its headers are known, where nothing in its body could let it in.
@@ -224,7 +236,9 @@ class Engine(Versions):
             return self._response(model, request, results, gathering.timing)
 
     def _admitted(self, model: LoadedModel, request: Request, now: float) -> Admitted:
-        entries, tokens = len(_items(request)), _estimated(model, request)
+        entries, guess, self._guess = len(_items(request)), self._guess, None
+        known = guess is not None and guess[0] is model and _is_same(guess[1], request)
+        tokens = guess[2] if guess is not None and known else _estimated(model, request)
         return self.entrance.admitted(model, request, entries=entries, tokens=tokens, now=now)
 
     def _model_of(self, request: Request) -> LoadedModel:
@@ -272,6 +286,10 @@ def _estimated(model: LoadedModel, request: Request) -> int:
     for item in _items(request):
         tokens += model.task.estimate(item, request.parameters)
     return tokens
+
+
+def _is_same(one: Request, other: Request) -> bool:
+    return one.texts is other.texts and one.tensors is other.tensors and one.parameters is other.parameters
 
 
 def _items(request: Request) -> tuple[Item, ...]:

@@ -96,7 +96,9 @@ class Entrance:
         """
         least: tuple[LoadedModel, Shed] | None = None
         for model in models:
-            ask = Ask(bytes=request.body_bytes, seconds=predict(model.cost, 1))
+            cost = model.cost
+            company = predict(cost, model.limiter.company(cost))
+            ask = Ask(bytes=request.body_bytes, seconds=predict(cost, 1), company=company)
             verdict = self._verdict(model, ask, deadline=request.deadline, now=now)
             if not isinstance(verdict, Shed):
                 return None
@@ -117,7 +119,7 @@ class Entrance:
         """What `/health` tells: of every version how many slots are under way and may be, and what last moved the limit."""
         now, found = self._clock.monotonic(), []
         for (tenant, name, version), model in sorted(self._models.items()):
-            limit = model.limiter.limit
+            limit, stretch = model.limiter.limit, model.limiter.stretch(now=now)
             found.append(
                 {
                     "tenant": tenant,
@@ -127,7 +129,8 @@ class Entrance:
                     "limit": round(limit, 1) if math.isfinite(limit) else None,
                     "least": model.limiter.capacity.least,
                     "why": model.limiter.concurrency.why,
-                    "stretch": round(model.limiter.stretch(now=now), 3),
+                    "stretch": round(stretch.factor, 3),
+                    "margin_ms": round(stretch.margin * 1e3, 1),
                 }
             )
         return found

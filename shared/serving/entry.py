@@ -53,11 +53,12 @@ class Entry:
 
 
 class Running(NamedTuple):
-    """What a lane computes, its padded tokens, and since when."""
+    """What a lane computes, its padded tokens, since when, and the tokens its entries have alone."""
 
     entries: Sequence[Entry]
     padded: int
     since: float
+    tokens: int
 
     @property
     def is_wanted(self) -> bool:

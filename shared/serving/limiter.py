@@ -5,7 +5,7 @@ from typing import Protocol
 from shared.serving.decide import calibration, concurrency
 from shared.serving.decide.admission import Admitted, Ask, Load, Own
 from shared.serving.decide.batching import Budget
-from shared.serving.decide.calibration import Calibration, factor
+from shared.serving.decide.calibration import Calibration, Stretch
 from shared.serving.decide.concurrency import Capacity, Concurrency, Sample, expected, limit_of
 from shared.serving.decide.cost import Cost, predict
 
@@ -23,6 +23,7 @@ class Limiter:
     def __init__(self, computes: Computes) -> None:
         self.concurrency = Concurrency()
         self._computes = computes
+        self._budget = computes.budget
         self._capacity = _capacity_of(computes)
         self._calibration = Calibration()
         self._full = 0.0
@@ -30,15 +31,21 @@ class Limiter:
     @property
     def capacity(self) -> Capacity:
         """How much is computed at once; where that changed, the limit begins anew, since it is told in rows of full batches."""
-        computes, known = self._computes, self._capacity
-        if (known.lanes, known.rows, known.tokens) != (computes.lanes, computes.budget.rows, computes.budget.tokens):
-            known = self._capacity = _capacity_of(computes)
-            self.concurrency = Concurrency()
-        return known
+        computes = self._computes
+        if computes.budget is not self._budget or computes.lanes != self._capacity.lanes:
+            self._budget = computes.budget
+            if self._capacity != (found := _capacity_of(computes)):
+                self._capacity = found
+                self.concurrency = Concurrency()
+        return self._capacity
 
-    def stretch(self, *, now: float) -> float:
-        """What predictions are multiplied by now."""
-        return factor(self._calibration, now=now)
+    def stretch(self, *, now: float) -> Stretch:
+        """How predictions are read now."""
+        return calibration.stretch(self._calibration, now=now)
+
+    def company(self, cost: Cost) -> int:
+        """Tokens of the batch a request gets into that has to wait: as many as batches have had of late."""
+        return min(self.capacity.tokens, int(cost.mean_tokens))
 
     def ask(self, entries: int, tokens: int, size: int, cost: Cost) -> Ask:
         """What a request of `entries` items with `tokens` tokens and `size` bytes asks for."""
@@ -50,6 +57,7 @@ class Limiter:
             slots=self.capacity.slots(entries, tokens),
             seconds=predict(cost, tokens),
             full=full,
+            company=predict(cost, self.company(cost)),
         )
 
     def own(self, load: Load, *, shared: bool) -> Own:

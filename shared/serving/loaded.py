@@ -92,8 +92,7 @@ class LoadedModel:
             lanes=self._lanes,
             inline=manifest.task is not TaskKind.TEXT_GENERATION,
         )
-        self.cost = Cost()
-        """The fitted time of a batch; replaced whole, on the loop's thread."""
+        self.cost = Cost()  # The fitted time of a batch; replaced whole, on the loop's thread.
         self._budget = budget
         self.queue = BatchQueue(clock=clock, loop=asyncio.get_running_loop(), budget=budget, lanes=1)
         self.arrange(arrangement)
@@ -111,8 +110,9 @@ class LoadedModel:
     def arrange(self, arrangement: Arrangement) -> None:
         """Run like this once the program is loaded the next time; its batches are bounded like this from now on."""
         self.arrangement, self.queue.lanes, self._listed = arrangement, arrangement.lanes, None
-        alone = self.manifest.task is TaskKind.TENSOR and not self._stacks
-        self.queue.budget = bounded(self._budget, rows=arrangement.rows, tokens=arrangement.tokens, alone=alone)
+        task, rows, tokens = self.manifest.task, arrangement.rows, arrangement.tokens
+        alone, generates = task is TaskKind.TENSOR and not self._stacks, task is TaskKind.TEXT_GENERATION
+        self.queue.budget = bounded(self._budget, rows=rows, tokens=tokens, alone=alone, generates=generates)
 
     def enter(self, state: ModelState, error: str = "") -> None:
         """Go to `state`."""
@@ -244,6 +244,7 @@ class LoadedModel:
             batch_invariant=self.manifest.variant(self.variant).batch_invariant,
             resident=self.residence.present,
             max_batch_size=self.queue.budget.rows if self._stacks else 0,
+            runtime=self.arrangement.runtime,
         )
 
     @property
@@ -277,8 +278,7 @@ class LoadedModel:
 
     def _ran(self, ran: Ran) -> None:
         self.residence.runs += 1
-        if ran.whole:
-            # What was abandoned on the way took less than it would have, and teaches nothing.
+        if ran.whole:  # What was abandoned on the way took less than it would have, and teaches nothing.
             self.cost = observed(self.cost, ran.tokens, ran.compute)
         if self.program.inline is not None:
             self.program.inline.learn(ran)

@@ -18,6 +18,8 @@ from shared.serving.worker import Ran
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+TIMES, COUNTS = range(30), range(19, 31)
+"""What telemetry's grid covers, in powers of two above its unit: up to 18 minutes, and 0.5 to 2147 items."""
 OK = "ok"
 
 
@@ -57,13 +59,28 @@ class EngineMetrics:
             registry=registry,
         )
         self.queue = Distributions(
-            "tideline_queue_seconds", "Seconds an item waited", version, buckets=SECONDS, registry=registry
+            "tideline_queue_seconds",
+            "Seconds an item waited",
+            version,
+            buckets=SECONDS,
+            octaves=TIMES,
+            registry=registry,
         )
         self.compute = Distributions(
-            "tideline_compute_seconds", "Seconds a batch took", version, buckets=SECONDS, registry=registry
+            "tideline_compute_seconds",
+            "Seconds a batch took",
+            version,
+            buckets=SECONDS,
+            octaves=TIMES,
+            registry=registry,
         )
         self.batch_size = Distributions(
-            "tideline_batch_size", "Items computed together", version, buckets=SIZES, registry=registry
+            "tideline_batch_size",
+            "Items computed together",
+            version,
+            buckets=SIZES,
+            octaves=COUNTS,
+            registry=registry,
         )
         self.depth = Gauge("tideline_queue_depth", "Items that wait", version, registry=registry)
         self.limit = Gauge(

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from shared.bundle.manifest import TaskKind, TensorSpec
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.reported import ModelState
+from shared.serving.arrangement import ONNXRUNTIME, OPENVINO, TORCH
 from shared.serving.catalog import Catalog, Duration, Listed, Statistics, pick
 from shared.serving.oip_results import inputs_of, outputs_of
 
 EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_configuration", "model_repository", "statistics")
-PLATFORM = "onnxruntime_onnx"
+_PLATFORMS = {
+    ONNXRUNTIME: ("onnxruntime_onnx", "onnxruntime"),
+    OPENVINO: ("openvino", "openvino"),
+    TORCH: ("pytorch_libtorch", "pytorch"),
+}
+"""By what runs the program, in Triton's words: platform and backend."""
 
 
 def server_metadata() -> dict[str, object]:
@@ -23,7 +29,7 @@ def metadata(model: Listed, versions: Sequence[str]) -> dict[str, object]:
     return {
         "name": model.name,
         "versions": list(versions),
-        "platform": PLATFORM,
+        "platform": _PLATFORMS[model.runtime][0],
         "inputs": inputs_of(model),
         "outputs": outputs_of(model),
         "parameters": {**_facts(model), "batch_invariant": model.batch_invariant},
@@ -37,11 +43,12 @@ def configuration(model: Listed) -> dict[str, object]:
     are computed together, so many at the most, and shapes are those of one row; a request with more rows is computed all the same.
     `decoupled`: on a stream, one request gets several answers.
     """
+    platform, backend = _PLATFORMS[model.runtime]
     facts = {**_facts(model), "batch_invariant": str(model.batch_invariant).lower()}
     return {
         "name": model.name,
-        "platform": PLATFORM,
-        "backend": "onnxruntime",
+        "platform": platform,
+        "backend": backend,
         "max_batch_size": model.max_batch_size,
         "input": _sides(inputs_of(model), rows=model.max_batch_size),
         "output": _sides(outputs_of(model), rows=model.max_batch_size),

@@ -31,7 +31,7 @@ def checked_size(datatype: str, shape: Sequence[int], field: str) -> int:
         raise Refused("unknown datatype", field=f"{field}.datatype", value=datatype, allowed=", ".join(HELD))
     if len(shape) > _MAX_RANK:
         raise Refused("too many dimensions", field=f"{field}.shape", value=len(shape), allowed=f"at most {_MAX_RANK}")
-    if any(size < 0 for size in shape):
+    if shape and min(shape) < 0:
         raise Refused("negative dimension", field=f"{field}.shape", value=list(shape), allowed="0 or more")
     size = math.prod(shape)
     # An array without elements has its other dimensions all the same.
@@ -91,6 +91,9 @@ def from_json(datatype: str, shape: Sequence[int], data: object, field: str) -> 
     check_count(values.size, size, shape, f"{field}.data")
     if size == 0:
         return np.empty(shape, dtype=HELD[datatype])
+    if values.dtype.kind in "iub" and values.dtype == NUMPY[datatype]:
+        # Exactly what was asked for, as token ids are: there is nothing to convert, nor a number to be out of range.
+        return values.reshape(shape)
     if values.dtype.kind not in _KINDS.get(datatype, "iu"):
         raise Refused("values of another type", field=f"{field}.data", allowed=datatype)
     check_range(values, datatype, f"{field}.data")

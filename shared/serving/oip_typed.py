@@ -61,6 +61,8 @@ def check_outputs(names: Sequence[str], model: Listed) -> None:
 
 def check_place(parameters: Mapping[str, object], field: str) -> None:
     """Refuse what is asked of a tensor and not offered: an answer without it would be taken for one with it."""
+    if not parameters:
+        return
     if parameters.get("classification"):
         raise Refused(
             "classification is not offered",
@@ -100,7 +102,9 @@ def whole(parameters: Mapping[str, object], name: str, default: int, field: str 
         Refused: something else.
 
     """
-    value = parameters.get(name, default)
+    if name not in parameters:
+        return default
+    value = parameters[name]
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:

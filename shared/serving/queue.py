@@ -21,7 +21,8 @@ from shared.io.clock import Clock
 from shared.protocol.errors import TidelineError, Transient, Unavailable
 from shared.serving.decide.admission import Admitted, Load
 from shared.serving.decide.batching import Batch, Budget, Waiting, next_batch
-from shared.serving.decide.cost import Cost, predict
+from shared.serving.decide.cost import Cost
+from shared.serving.decide.turn import expected_wait
 from shared.serving.entry import Entry, Interruptible, Running
 
 
@@ -75,6 +76,7 @@ class BatchQueue:
         self._waiting_tokens = 0
         self._waiting_rows = 0
         self._running: dict[Interruptible, Running] = {}
+        self._abandoned = False  # Somebody may have given up what is being computed.
         self._retired: set[Interruptible] = set()
         self._closed = False
         self._next_id = 0
@@ -153,6 +155,7 @@ class BatchQueue:
                         self._count(entry, -1)
                 for lane, running in self._running.items():
                     if not running.is_wanted:
+                        self._abandoned = True
                         lane.interrupt()
         permit.submitted = ()
         if permit.entered:
@@ -167,6 +170,8 @@ class BatchQueue:
         """Block until there is something for `lane` to compute; None once it is retired or the queue closed. The lane's thread."""
         with self._condition:
             self._running.pop(lane, None)
+            if self._abandoned:
+                self._abandoned = not all(running.is_wanted for running in self._running.values())
             while True:
                 while not self._waiting and not self._closed and lane not in self._retired:
                     self._condition.wait()
@@ -186,7 +191,8 @@ class BatchQueue:
                     entries = [self._leave(chosen, now) for chosen in batch.ids]
                     # Under the lock: whoever gives up from now on interrupts this batch and no other.
                     lane.resume()
-                    self._running[lane] = Running(entries, batch.padded, now)
+                    tokens = sum(entry.waiting.padded for entry in entries)
+                    self._running[lane] = Running(entries, batch.padded, now, tokens)
                     return entries
 
     def retire(self, lane: Interruptible) -> None:
@@ -227,28 +233,24 @@ class BatchQueue:
         return self._using > 0
 
     def load(self, cost: Cost, *, now: float) -> Load:
-        """What waits and runs, and the seconds until a batch formed now would start."""
+        """What waits and runs, and the seconds until a batch formed now would start.
+
+        Asked several times for every request, so it takes no lock: what a lane takes meanwhile may be seen on both sides, never on none.
+        """
         if self._permits == 0 and not self._running:
             return NOTHING
-        with self._condition:
-            waiting, waiting_tokens, waiting_rows = len(self._waiting), self._waiting_tokens, self._waiting_rows
+        waiting, waiting_tokens, waiting_rows = len(self._waiting), self._waiting_tokens, self._waiting_rows
+        running: Sequence[Running] = tuple(self._running.values())
+        if self._abandoned:
             # What nobody waits for any more is being interrupted, and holds nobody back.
-            running = tuple(each for each in self._running.values() if each.is_wanted)
-        queued = waiting + self._reserved_entries
-        tokens = waiting_tokens + self._reserved_tokens
+            running = [each for each in running if each.is_wanted]
+        queued, tokens = waiting + self._reserved_entries, waiting_tokens + self._reserved_tokens
         # What is only reserved has no rows yet: one each.
-        rows = waiting_rows + self._reserved_entries
-        batches = max(-(-rows // self.budget.rows), -(-tokens // self.budget.tokens))
-        # The first lane to be free takes the next batch; all of them share what waits.
-        left = min((max(0.0, predict(cost, each.padded) - (now - each.since)) for each in running), default=0.0)
-        if len(running) < self.lanes:
-            left = 0.0
-        return Load(
-            entries=queued + sum(len(each.entries) for each in running),
-            tokens=tokens + sum(entry.waiting.padded for each in running for entry in each.entries),
-            bytes=self._bytes,
-            expected_wait=left + predict(cost, tokens, batches=batches) / self.lanes,
-        )
+        rows, busy = waiting_rows + self._reserved_entries, [(each.padded, each.since) for each in running]
+        wait = expected_wait(cost, self.budget, rows=rows, tokens=tokens, running=busy, lanes=self.lanes, now=now)
+        entries = queued + sum([len(each.entries) for each in running])
+        tokens += sum([each.tokens for each in running])
+        return Load(entries=entries, tokens=tokens, bytes=self._bytes, expected_wait=wait)
 
     @property
     def depth(self) -> int:

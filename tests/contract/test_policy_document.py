@@ -4,6 +4,7 @@ import json
 import tomllib
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.protocol.errors import Refusal, Refused
@@ -24,6 +25,8 @@ cache_bytes = 16777216
 [cloud_budget]
 per_minute = 600
 per_day = 10000
+price_per_request = 0.002
+price_per_day = 5
 
 [models.ner-zh]
 mode = "local-only"
@@ -43,6 +46,7 @@ def test_every_key_of_the_contract_in_both_forms() -> None:
         40,
     )
     assert (policy.cloud_budget.per_minute, policy.cloud_budget.per_day) == (600, 10000)
+    assert (policy.cloud_budget.price_per_request, policy.cloud_budget.price_per_day) == (0.002, 5)
     assert (policy.privacy_tags, policy.on_overload) == (("local-only", "medical"), OnOverload.SMALLER_MODEL)
     assert (policy.offline_lease_s, policy.split, policy.shadow) == (86400, {"1.2.0": 80, "1.3.0": 20}, "1.4.0")
     assert policy.cache_bytes == 16 << 20
@@ -50,6 +54,13 @@ def test_every_key_of_the_contract_in_both_forms() -> None:
     assert (own.mode, own.deadline_ms, own.confidence_below) == (Mode.LOCAL_ONLY, 50, 0.6)
     assert (others.mode, others.deadline_ms) == (Mode.CASCADE, 250)
     assert (own.cache_bytes, others.cache_bytes) == (0, 16 << 20)
+
+
+def test_a_hedge_after_what_was_observed() -> None:
+    policy = parse_policy(b'{"models": {"ner-zh": {"hedge_after_ms": "p95"}}}')
+    assert rules_for(policy, "ner-zh").hedge_after_ms == "p95"
+    assert rules_for(policy, "any").hedge_after_ms is None
+    assert parse_policy(msgspec.json.encode(policy)) == policy
 
 
 def test_an_empty_document_is_a_policy() -> None:
@@ -95,13 +106,25 @@ def test_everything_to_do_on_overload(value: str) -> None:
         ({"deadline_ms": 0}, "$.deadline_ms"),
         ({"deadline_ms": -1}, "$.deadline_ms"),
         ({"hedge_after_ms": 0}, "$.hedge_after_ms"),
+        ({"hedge_after_ms": "p99"}, "$.hedge_after_ms"),
+        ({"models": {"ner-zh": {"hedge_after_ms": -1}}}, "$.models.ner-zh.hedge_after_ms"),
         ({"confidence_below": 1.5}, "$.confidence_below"),
         ({"offline_lease_s": -1}, "$.offline_lease_s"),
         ({"cloud_budget": {"per_minute": -1}}, "$.cloud_budget.per_minute"),
+        ({"cloud_budget": {"price_per_request": -0.1}}, "$.cloud_budget.price_per_request"),
+        ({"cloud_budget": {"price_per_request": 1, "price_per_day": -1}}, "$.cloud_budget.price_per_day"),
+        ({"cloud_budget": {"price_per_day": 5}}, "$.cloud_budget.price_per_day"),
+        ({"cloud_budget": {"price_per_request": 0, "price_per_day": 5}}, "$.cloud_budget.price_per_day"),
+        ({"cloud_budget": {"price_per_request": "much"}}, "$.cloud_budget.price_per_request"),
         ({"split": {"one": 1}}, "$.split"),
         ({"split": {"1.0.0": -1}}, "$.split.1.0.0"),
         ({"split": {"1.0.0": 0}}, "$.split"),
         ({"shadow": "newest"}, "$.shadow"),
+        ({"exercise_share": 0.06}, "$.exercise_share"),
+        ({"smaller_model": "Not A Name"}, "$.smaller_model"),
+        ({"smaller_model": 1}, "$.smaller_model"),
+        ({"models": {"ner-zh": {"smaller_model": "ner-zh"}}}, "$.models.ner-zh.smaller_model"),
+        ({"models": {"ner-zh": {"exercise_share": -0.01}}}, "$.models.ner-zh.exercise_share"),
         ({"cache_bytes": -1}, "$.cache_bytes"),
         ({"cache_bytes": 2**40}, "$.cache_bytes"),
         ({"cache_bytes": 1.5}, "$.cache_bytes"),

@@ -105,7 +105,8 @@ class Scene:
         for name in EDGES:
             made = await self.fleet.call("POST", "/devices", {"device": name, "groups": ["shops"]})
             await self.platform.start_edge(name, token=made["enrol_token"])
-        await self.fleet.call("PUT", "/policies/near", {"mode": "local-first", "deadline_ms": 1000})
+        policy = {"mode": "local-first", "deadline_ms": 1000, "exercise_share": 0}
+        await self.fleet.call("PUT", "/policies/near", policy)
         assignment = {"models": [{"name": "sentiment-zh", "version": "1.0.0"}], "policy": "near"}
         await self.fleet.call("PUT", "/assignments/shops", assignment)
         await self.converged()
@@ -132,7 +133,8 @@ class Scene:
     async def change_policy(self, deadline_ms: float) -> None:
         """A new generation for everybody, and the wait until it answers everywhere."""
         before = {name: applied(device) for name, device in (await self.fleet.devices()).items()}
-        await self.fleet.call("PUT", "/policies/near", {"mode": "local-first", "deadline_ms": deadline_ms})
+        policy = {"mode": "local-first", "deadline_ms": deadline_ms, "exercise_share": 0}
+        await self.fleet.call("PUT", "/policies/near", policy)
         await self.converged(newer_than=before)
 
     async def edges_answer(self) -> None:

@@ -13,6 +13,8 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.serving.decide.calibration import Stretch
+
 LEAST_RETRY_S = 0.05
 SPREAD_S = 1.0
 """Who is shed at the same moment is asked back within at least this time, not at one moment."""
@@ -60,7 +62,10 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request would add, and the seconds that its own computation and a full batch of its like are expected to take."""
+    """What a request would add, and the seconds that its own computation and a full batch of its like are expected to take.
+
+    `company`: seconds of the batch it gets into where it has to wait for its turn, with whoever waits beside it.
+    """
 
     entries: int = 1
     tokens: int = 1
@@ -68,6 +73,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     slots: float = 1.0
     seconds: float = 0.0
     full: float = 0.0
+    company: float = 0.0
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,22 +100,23 @@ def admit(
     *,
     deadline: float | None,
     now: float,
-    stretch: float = 1.0,
+    stretch: Stretch = Stretch(),  # noqa: B008 - a frozen value
     own: Own = Own(),  # noqa: B008 - a frozen value
     u: float = 0.0,
 ) -> Admitted | Shed:
     """May `ask` enter on top of `load`? Deadlines and `now` are on one monotonic clock, in seconds.
 
-    `stretch` is how much longer than predicted things take at present (`decide/calibration`); `u` a draw from [0, 1) that
+    `stretch` is how much longer than predicted things may take at present (`decide/calibration`); `u` a draw from [0, 1) that
     spreads those who are asked to come back.
 
     A request alone larger than a bound is let in when nothing else waits: whether a model can take it at all is the
     task's to say (422), and asking it to come back later would be a lie.
     """
-    predicted = load.expected_wait + ask.seconds
-    reason = _reason(load, limits, ask, own, late=deadline is not None and now + predicted * stretch > deadline)
+    wait = load.expected_wait
+    predicted = wait + max(ask.seconds, ask.company if wait > 0.0 else 0.0)
+    reason = _reason(load, limits, ask, own, late=deadline is not None and now + stretch.of(predicted) > deadline)
     if reason is not None:
-        return Shed(reason=reason, retry_after=spread(load.expected_wait * stretch, u=u))
+        return Shed(reason=reason, retry_after=spread(wait * stretch.factor, u=u))
     return Admitted(ask=ask, predicted=predicted, in_flight=own.in_flight + ask.slots)
 
 

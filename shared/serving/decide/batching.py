@@ -53,15 +53,26 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one batch: padded tokens (rows x longest) and rows."""
+    """The bounds of one batch: padded tokens (rows x longest) and rows.
 
-    tokens: int = 4096
+    By default what a processor is worth: products of matrices with some hundred rows are as fast as they get there, so a batch of
+    more tokens is done no sooner than two after each other, and whoever comes meanwhile waits for all of it.
+    """
+
+    tokens: int = 512
     rows: int = 32
 
 
-def bounded(own: Budget, *, rows: int | None, tokens: int | None, alone: bool) -> Budget:
+GPU = Budget(tokens=16384, rows=64)
+"""What a graphics card is worth: it computes this about as fast as a tenth of it."""
+GENERATED = 4096
+"""Tokens of a batch of generators at least: each step computes one token a row, however many were reserved for it."""
+
+
+def bounded(own: Budget, *, rows: int | None, tokens: int | None, alone: bool, generates: bool = False) -> Budget:
     """The bounds of a version's batches: the engine's `own` where nothing else was chosen; `alone`: its items share none."""
-    return Budget(rows=1 if alone else rows or own.rows, tokens=tokens or own.tokens)
+    least = max(own.tokens, GENERATED) if generates else own.tokens
+    return Budget(rows=1 if alone else rows or own.rows, tokens=tokens or least)
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from aiohttp import web
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.io.web import MAX_BODY, REQUEST_ID
+from shared.io.web_connection import Connection
 from shared.protocol.errors import Refused
 from shared.protocol.topics import Header
 from shared.serving.answer import Answer, Request, Response
@@ -72,7 +73,7 @@ async def context_of(request: web.Request, ports: Ports, *, model: str = "", ver
     tenant = await ports.principal_of(request)
     now = ports.clock.monotonic() - ports.lag()
     context = context_in(request.headers, id=request[REQUEST_ID], tenant=tenant, version=version, now=now)
-    if ports.early is not None:
+    if ports.early is not None and not (isinstance(request.protocol, Connection) and request.protocol.judged):
         ports.early(msgspec.structs.replace(context, model=model, body_bytes=request.content_length or 0))
     return context
 

@@ -44,7 +44,7 @@ class Turnstile:
         self._clock = clock
 
     def __call__(self, data: bytes) -> bytes | None:
-        """What to answer to `data` at once, whole; None where it takes its usual way."""
+        """What to answer to `data` at once, whole; nothing (no bytes) to what is let in, None to what it has not judged."""
         turn = self._lag.turn()
         if turn < LATE_S and not self._crowded():
             return None
@@ -62,7 +62,7 @@ class Turnstile:
             return None
         except (Overloaded, Transient) as error:
             return error_bytes(error, shape_of(knock.path), request_id=known)
-        return None
+        return b""
 
 
 def _meant(path: str) -> tuple[str, str | None] | None:

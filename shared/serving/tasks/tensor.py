@@ -15,6 +15,7 @@ from shared.serving.sessions.datatypes import datatype_of
 from shared.serving.tasks.task import Prepared, Run
 
 ELEMENTS_PER_TOKEN = 256
+"""Of real numbers. A whole number is a token: what takes those takes ids."""
 MOST_ROWS = 256
 """Of one request that shares a batch; more are a batch of their own, which costs what its elements cost."""
 
@@ -35,8 +36,8 @@ class TensorTask:
         return TensorTask(self._inputs, stacks=True)
 
     def estimate(self, item: object, parameters: Mapping[str, object]) -> int:  # noqa: ARG002 - of the port
-        """One token per 256 elements, of each row where rows are counted."""
-        if not isinstance(item, Mapping):
+        """A token per whole number of the largest array of those, and per 256 real ones; of each row where rows are counted."""
+        if not isinstance(item, (dict, Mapping)):
             return 1
         rows = _rows(item) if self.stacks else 0
         return rows * _tokens(item, rows) if rows else _tokens(item, 1)
@@ -48,7 +49,7 @@ class TensorTask:
             Refused: names the input and what is allowed.
 
         """
-        if not isinstance(item, Mapping):
+        if not isinstance(item, (dict, Mapping)):
             raise Refused(
                 "the model takes tensors", kind=Refusal.UNPROCESSABLE, field="inputs", value=type(item).__name__
             )
@@ -96,18 +97,25 @@ class TensorTask:
 
 def _rows(item: Mapping[str, Array]) -> int:
     """How many rows all of its arrays have; 0 where they differ, have none, or have more than share a batch."""
-    found = {len(array) if array.ndim else 0 for array in item.values()}
-    rows = found.pop() if len(found) == 1 else 0
-    return rows if rows <= MOST_ROWS else 0
+    rows = -1
+    for array in item.values():
+        shape = array.shape
+        if not shape or (rows not in (-1, shape[0])):
+            return 0
+        rows = shape[0]
+    return rows if 0 <= rows <= MOST_ROWS else 0
 
 
 def _tokens(item: Mapping[str, Array], rows: int) -> int:
     """Of each of `rows` rows."""
     size = ELEMENTS_PER_TOKEN * rows
-    total = 0
+    total = ids = 0
     for array in item.values():
-        total += -(-array.size // size)
-    return total or 1
+        if array.dtype.kind in "iu" and array.itemsize > 1:
+            ids = max(ids, -(-array.size // rows))
+        else:
+            total += -(-array.size // size)
+    return total + ids or 1
 
 
 def _check(spec: TensorSpec, array: Array) -> None:
@@ -120,9 +128,9 @@ def _check(spec: TensorSpec, array: Array) -> None:
             value=datatype,
             allowed=spec.datatype,
         )
-    fits = len(array.shape) == len(spec.shape) and all(
-        want in (-1, size) for want, size in zip(spec.shape, array.shape, strict=True)
-    )
+    fits = len(array.shape) == len(spec.shape)
+    for want, size in zip(spec.shape, array.shape, strict=False):
+        fits = fits and want in (-1, size)
     if not fits:
         raise Refused(
             "wrong shape",

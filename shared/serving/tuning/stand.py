@@ -113,8 +113,9 @@ class Stand:
         waiting = {
             k: Waiting(id=k, tokens=item.tokens, rows=item.rows, group=item.group) for k, item in enumerate(drawn)
         }
-        alone = self._manifest.task is TaskKind.TENSOR
-        bounds = bounded(Budget(), rows=arrangement.rows, tokens=arrangement.tokens, alone=alone)
+        task, rows, tokens = self._manifest.task, arrangement.rows, arrangement.tokens
+        alone, generates = task is TaskKind.TENSOR, task is TaskKind.TEXT_GENERATION
+        bounds = bounded(Budget(), rows=rows, tokens=tokens, alone=alone, generates=generates)
         batches: list[list[Prepared]] = []
         while waiting:
             # At first all lanes are free, then one at a time.

@@ -63,7 +63,7 @@ async def _alive(api: Running, name: str) -> None:
     async with write(api.engine) as connection:
         assert await devices.record_birth(connection, "default", name, birth, now=now)
         assert await devices.record_report(connection, "default", name, reported, now=now)
-        assert await devices.record_telemetry(connection, "default", name, summary, now=now)
+        await devices.record_telemetry(connection, {("default", name): summary}, now=now)
         for number in (3, 4):
             await generations.add(
                 connection,
@@ -102,6 +102,9 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
             assert (await done("models", "publish", str(tmp_path / "one")))["version"] == "1.0.0"
             assert [model["versions"] for model in await done("models", "list")] == [["1.0.0"]]
             assert (await done("models", "show", "tiny"))[0]["variants"] == ["cpu-fp32"]
+            (same,) = (await done("models", "diff", "tiny@1.0.0", "tiny@1.0.0"))["variants"]
+            assert (same["variant"], same["moved"], same["share"]) == ("cpu-fp32", 0, 0.0)
+            assert same["size"] > 0
             await done("groups", "create", "shops")
             made = await done("devices", "create", "till-1", "--group", "shops")
             assert made["enrol_token"]
@@ -113,6 +116,11 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
             assert (await done("policies", "set", "fast", str(policy)))["revision"] == 1
             assert (await done("policies", "set", "fast", "-", stdin='{"mode": "cascade"}'))["revision"] == 2
             assert (await done("policies", "show", "fast"))["document"]["mode"] == "cascade"
+            windowed = ("groups", "assign", "shops", "--model", "tiny@1.0.0", "--download-window", "22:00-05:30")
+            assert (await done(*windowed))["limits"]["download_window"] == "22:00-05:30"
+            ran = await fleetctl(*windowed[:-1], "later")
+            assert ran.status == 3
+            assert "limits.download_window" in ran.err
             assigned = await done("groups", "assign", "shops", "--model", "tiny@1.0.0/cpu-fp32", "--policy", "fast")
             assert assigned["models"] == [{"name": "tiny", "version": "1.0.0", "variant": "cpu-fp32", "tuned": {}}]
             await _alive(api, "till-1")
@@ -134,6 +142,7 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
                 ("policies", "show", "fast"),
                 ("models", "list"),
                 ("models", "show", "tiny"),
+                ("models", "diff", "tiny@1.0.0", "tiny@1.0.0"),
             ):
                 ran = await fleetctl(*command)
                 assert (ran.status, ran.err) == (0, ""), command
@@ -169,6 +178,8 @@ def test_exit_statuses(sqlite_url: str, tmp_path: Path) -> None:
                 (weak, 3, ("devices", "create", "till")),
                 (strong, 1, ("devices", "show", "absent")),
                 (strong, 1, ("models", "publish", str(tmp_path / "absent"))),
+                (strong, 1, ("models", "diff", "tiny@1.0.0", "tiny@9.0.0")),
+                (strong, 2, ("models", "diff", "tiny", "tiny@1.0.0")),
                 (strong, 2, ("devices", "paint")),
                 (strong, 2, ("groups", "assign", "shops", "--model", "tiny")),
                 (strong, 2, ("groups", "assign", "shops")),

@@ -119,6 +119,7 @@ class Agent:
 
     def __init__(self, site: Site, name: str, *, epoch: int = 1, digest: str = "d0", server_name: str = "") -> None:
         self.name = name
+        self.clock_ahead = 0.0
         self.epoch = epoch
         self.seq = 0
         self.digest = digest
@@ -154,14 +155,15 @@ class Agent:
         await self.say("reported", reported.KIND, body)
 
     async def telemetry(self, *seqs: int, epoch: int = 1) -> None:
-        samples = tuple(Sample(seq=seq, started_at=START + seq, ended_at=START + seq + 1, host=HOST) for seq in seqs)
+        start = START + self.clock_ahead
+        samples = tuple(Sample(seq=seq, started_at=start + seq, ended_at=start + seq + 1, host=HOST) for seq in seqs)
         await self.say("telemetry", telemetry.KIND, Batch(epoch=epoch, samples=samples))
 
     async def say(self, row: str, kind: str, body: object) -> None:
         await self.client.link.publish(self.topic(row), self.sealed(kind, body))
 
     def sealed(self, kind: str, body: object) -> bytes:
-        return seal(kind, body, id=f"m{next(_ids)}", now=1.0)
+        return seal(kind, body, id=f"m{next(_ids)}", now=time.time() + self.clock_ahead)
 
     def topic(self, row: str) -> str:
         tenant, own = self.name.split("/")

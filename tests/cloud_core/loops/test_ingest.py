@@ -5,21 +5,19 @@ import time
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from cloud_core.loops.ingest import not_after
-from cloud_core.store import devices, events, tables, telemetry
+from cloud_core.store import devices, events, telemetry
 from cloud_core.store.database import read, write
+from cloud_core.store.telemetry import Source
 from shared.io.signing import verify
 from shared.protocol import commands, reported
-from shared.protocol import telemetry as telemetry_wire
 from shared.protocol.commands import Command, SignedCommand, Verb
 from shared.protocol.desired import Order
 from shared.protocol.envelope import decoded
 from shared.protocol.reported import Death
 from shared.protocol.telemetry import Ack
 from tests.cloud_core.broker.brokers import KEYS, KINDS, connected, database, running
-from tests.cloud_core.loops.fleet import HOST, START, Agent, cut, device, loops
+from tests.cloud_core.loops.fleet import START, Agent, cut, device, loops
 from tests.cloud_core.waiting import eventually
 
 
@@ -155,19 +153,78 @@ def test_telemetry_is_stored_once_and_acknowledged_from_what_is_held(kind: str, 
 
                 await eventually(acked)
                 async with read(engine) as connection:
-                    rows = (await connection.execute(sa.select(tables.telemetry))).all()
-                    assert await telemetry.watermark(connection, "a", "d1", epoch=1) == 5
-                assert len(rows) == 6
+                    kept = await telemetry.after(connection, 0, limit=100)
+                    (uplink,) = (await telemetry.uplinks(connection, [Source("a", "d1", 1)])).values()
+                assert uplink.seq == 5
+                assert sorted(one.sample.seq for one in kept) == [1, 1, 2, 3, 4, 5]
                 assert (await device(engine, "a/d1")).telemetry_at == START + 6
 
     asyncio.run(main())
 
 
-def test_a_clock_that_runs_ahead_neither_hides_nor_outlives_later_samples() -> None:
-    ahead = telemetry_wire.Sample(seq=1, started_at=5e11, ended_at=5e11 + 10, host=HOST)
-    moved = not_after(ahead, 1000.0)
-    assert (moved.started_at, moved.ended_at) == (990.0, 1000.0)
-    assert not_after(moved, 1000.0) is moved
+@pytest.mark.parametrize("ahead", [365 * 86400.0, -START])
+def test_a_clock_a_year_ahead_or_at_1970_poisons_nothing(ahead: float, tmp_path: Path) -> None:
+    """Its samples lie where they were taken; those that went on their way before it was set lie where they came."""
+
+    async def main() -> None:
+        async with (
+            database(tmp_path, "a/d1") as engine,
+            running("embedded", tmp_path, engine) as site,
+            loops(site),
+        ):
+            agent = Agent(site, "a/d1")
+            async with connected(agent.client):
+                agent.clock_ahead = ahead
+                await agent.telemetry(1, 2)
+
+                async def acked(seq: int) -> bool:
+                    return Ack(epoch=1, seq=seq) in agent.acks()
+
+                await eventually(lambda: acked(2))
+                agent.clock_ahead = 0.0
+                await agent.telemetry(3)
+                await eventually(lambda: acked(3))
+                async with read(engine) as connection:
+                    kept = await telemetry.after(connection, 0, limit=100)
+                ended = {one.sample.seq: one.sample.ended_at for one in kept}
+                assert ended[1] == pytest.approx(START + 2, abs=30)
+                assert ended[2] == pytest.approx(START + 3, abs=30)
+                assert ended[3] == START + 4
+
+    asyncio.run(main())
+
+
+def test_what_is_missing_for_good_is_asked_about_once_and_births_of_known_devices_ask_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            database(tmp_path, "a/d1") as engine,
+            running("embedded", tmp_path, engine) as site,
+            loops(site) as (_, registry),
+        ):
+            agent = Agent(site, "a/d1")
+            async with connected(agent.client):
+
+                def commanded() -> int:
+                    return len(agent.heard("command", commands.KIND, SignedCommand))
+
+                async def settled(seq: int, asked: int) -> bool:
+                    return Ack(epoch=1, seq=seq) in agent.acks() and commanded() == asked
+
+                await agent.report()
+                await agent.telemetry(1, 2)
+                await eventually(lambda: settled(2, 1))  # of the birth, whose digest was new
+                for epoch in range(2, 22):
+                    await agent.birth(epoch)
+                await agent.telemetry(3, 5)  # 4 was dropped between them: the device counts it
+                await eventually(lambda: settled(5, 1))
+                await agent.telemetry(9, 10)  # 6 to 8 are gone: the cloud may have been restored from a backup
+                await eventually(lambda: settled(10, 2))
+                await agent.telemetry(9, 10)
+                await agent.telemetry(11)
+                await eventually(lambda: settled(11, 2))
+                assert registry.get_sample_value("tideline_telemetry_skipped_total") == 3.0
+
+    asyncio.run(main())
 
 
 def test_a_database_that_is_locked_loses_nothing_and_acknowledges_nothing_early(tmp_path: Path) -> None:

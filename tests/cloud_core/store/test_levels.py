@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from cloud_core.decide.device_clock import Offset
 from cloud_core.decide.summary import summary_of
 from cloud_core.store import control, devices, events, generations, groups, outbox, replicas, telemetry, tenants
 from cloud_core.store.database import Connection, open_database, write
 from cloud_core.store.replicas import Served
+from cloud_core.store.telemetry import Row, Source, Uplink
 from shared.protocol.desired import Order
 from shared.protocol.reported import Birth, Convergence, Hardware, Reported
 from shared.protocol.telemetry import Host, Sample
@@ -140,22 +142,50 @@ def test_old_generations_are_forgotten(database_url: str) -> None:
 
 def test_a_sample_counts_once(database_url: str) -> None:
     async def scenario(connection: Connection) -> None:
-        first = [_sample(1), _sample(2)]
-        assert await telemetry.store(connection, TENANT, "a", epoch=1, samples=first) == 2
-        assert await telemetry.store(connection, TENANT, "a", epoch=1, samples=[_sample(2), _sample(3)]) == 1
-        assert await telemetry.store(connection, "other", "a", epoch=1, samples=[_sample(9)]) == 1
-        assert await telemetry.watermark(connection, TENANT, "a", epoch=1) == 3
-        assert await telemetry.watermark(connection, TENANT, "a", epoch=2) is None
-        found = await telemetry.since(connection, TENANT, ended_after=1.5)
-        assert [(name, sample.seq) for name, sample in found] == [("a", 3), ("a", 2)]
-        summary = summary_of([sample for _, sample in found])
+        own, other = Source(TENANT, "a", 1), Source("other", "a", 1)
+
+        def rows(source: Source, *seqs: int) -> list[Row]:
+            return [Row(source, ("g",), _sample(seq)) for seq in seqs]
+
+        await telemetry.take_turn(connection)
+        assert await telemetry.store(connection, rows(own, 1, 2)) == {(own, 1), (own, 2)}
+        assert await telemetry.store(connection, [*rows(own, 2, 3, 3), *rows(other, 2)]) == {(own, 3), (other, 2)}
+        assert await telemetry.store(connection, []) == set()
+        kept = await telemetry.after(connection, 0, limit=3)
+        assert [(one.tenant, one.device, one.groups, one.sample.seq) for one in kept] == [
+            (TENANT, "a", ("g",), 1), (TENANT, "a", ("g",), 2), (TENANT, "a", ("g",), 3),
+        ]  # fmt: skip
+        assert [one.tenant for one in await telemetry.after(connection, kept[-1].id, limit=3)] == ["other"]
+        found = await telemetry.lately(connection, {(TENANT, "a")}, ended_after=1.5)
+        assert sorted(sample.seq for sample in found[TENANT, "a"]) == [2, 3]
+
+        summary, older = summary_of(found[TENANT, "a"]), summary_of([_sample(1)])
         assert summary is not None
-        assert await devices.record_telemetry(connection, TENANT, "a", summary, now=5.0)
-        older = summary_of([_sample(1)])
         assert older is not None
-        assert not await devices.record_telemetry(connection, TENANT, "a", older, now=6.0)
+        await devices.record_telemetry(connection, {(TENANT, "a"): summary}, now=5.0)
+        await devices.record_telemetry(connection, {(TENANT, "a"): older}, now=6.0)
+        device = await devices.get(connection, TENANT, "a")
+        stranger = await devices.get(connection, "other", "a")
+        assert device is not None
+        assert stranger is not None
+        assert (device.telemetry_at, stranger.telemetry_at) == (3.0, None)
+
         await telemetry.trim(connection, before=3.0)
-        assert len(await telemetry.since(connection, TENANT, ended_after=0.0)) == 1
+        assert [one.sample.seq for one in await telemetry.after(connection, 0, limit=9)] == [3]
+
+    _in_database(database_url, scenario)
+
+
+def test_what_was_acknowledged_is_remembered_by_source(database_url: str) -> None:
+    async def scenario(connection: Connection) -> None:
+        first, second, other = Source(TENANT, "a", 1), Source(TENANT, "a", 2), Source("other", "a", 1)
+        clock = Offset(least=0.5, since=1.0)
+        await telemetry.keep_uplinks(connection, {first: Uplink(7, clock), other: Uplink(None, clock)}, now=1.0)
+        await telemetry.keep_uplinks(connection, {first: Uplink(9, clock), second: Uplink(1, clock)}, now=5.0)
+        found = await telemetry.uplinks(connection, [first, second, other, Source(TENANT, "b", 1)])
+        assert {source: uplink.seq for source, uplink in found.items()} == {first: 9, second: 1, other: None}
+        await telemetry.trim(connection, before=2.0)
+        assert set(await telemetry.uplinks(connection, [first, second, other])) == {first, second}
 
     _in_database(database_url, scenario)
 

@@ -9,7 +9,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cloud_core.store import database, tables
+from cloud_core.store import database
+from cloud_core.store import telemetry_tables as tables
 from shared.protocol.errors import Transient
 from tests.cloud_core import postgres
 
@@ -51,6 +52,39 @@ def test_up_makes_what_the_tables_say_and_down_leaves_nothing(empty_url: str) ->
         assert await _names(empty_url) == {"alembic_version"}
         await database.migrate(empty_url)
         assert await _names(empty_url) == {*tables.metadata.tables, "alembic_version"}
+
+    asyncio.run(scenario())
+
+
+def test_samples_survive_the_way_up_and_down(empty_url: str) -> None:
+    async def scenario() -> None:
+        await database.migrate(empty_url, revision="0002")
+        engine = database.open_database(empty_url)
+        async with database.write(engine) as connection:
+            for statement in (
+                "INSERT INTO tenants VALUES ('a', 1.0)",
+                "INSERT INTO devices (tenant, device, description, revision, created_at) VALUES ('a', 'd', '', 1, 1.0)",
+                "INSERT INTO telemetry VALUES ('a', 'd', 1, 2, 20.0, '{2}')",
+                "INSERT INTO telemetry VALUES ('a', 'd', 1, 1, 10.0, '{1}')",
+            ):
+                await connection.exec_driver_sql(statement)
+        await engine.dispose()
+
+        async def rows(table: str, order: str) -> list[tuple[object, ...]]:
+            engine = database.open_database(empty_url)
+            async with database.read(engine) as connection:
+                found = await connection.exec_driver_sql(f"SELECT seq, ended_at, sample FROM {table} ORDER BY {order}")
+                kept = [tuple(row) for row in found.all()]
+            await engine.dispose()
+            return kept
+
+        expected = [(1, 10.0, "{1}"), (2, 20.0, "{2}")]
+        await database.migrate(empty_url)
+        assert await rows("samples", "id") == expected
+        await database.unmigrate(empty_url, revision="0002")
+        assert await rows("telemetry", "seq") == expected
+        await database.migrate(empty_url)
+        assert await rows("samples", "id") == expected
 
     asyncio.run(scenario())
 

@@ -128,6 +128,7 @@ class Agent:
         runtime="onnxruntime 1",
         wishes=WISHES,
         pinned=(),
+        parallel=4,
     ):
         self.state = AgentState(folder)
         self.store = ChunkStore(folder / "chunks")
@@ -137,6 +138,7 @@ class Agent:
         self.holder = PolicyHolder()
         self.api = api
         self.news = asyncio.Event()
+        self.stepped = []
         disk = Disk(self.state, self.store, self.bundles)
         clock = SystemClock()
         log = structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()])
@@ -144,7 +146,7 @@ class Agent:
         self.records = Records(folder, log)
         self.arrangements = Arrangements(self.records, MACHINE, wishes)
         self.loader = Loader(self.host, trials, self.arrangements, log)
-        fetcher = Fetcher(http, api_url=api.url, tokens=Tokens(), clock=clock)
+        fetcher = Fetcher(http, api_url=api.url, tokens=Tokens(), clock=clock, parallel=parallel)
         self.converger = Converger(
             Trust("default", "edge-1", keys),
             disk,
@@ -157,6 +159,7 @@ class Agent:
             log=log,
             draw=lambda: 0.0,
             changed=self.news.set,
+            stepped=lambda *ended: self.stepped.append(ended),
             isolation=Isolation.SECCOMP,
             pinned=pinned,
         )

@@ -9,7 +9,10 @@ from shared.protocol.topics import Path as Paths
 
 
 class DeviceApi:
-    """`bytes` by digest are what is served; `misdeed` names how the next `misdeeds` answers go wrong."""
+    """`bytes` by digest are what is served; `misdeed` names how the next `misdeeds` answers go wrong.
+
+    `ranges`: it knows them, as the real one does; `sent` counts the bytes of bodies that were given away.
+    """
 
     def __init__(self):
         self.bytes = {}
@@ -23,6 +26,9 @@ class DeviceApi:
         self.gate = asyncio.Event()
         self.gate.set()
         self.url = ""
+        self.ranges = True
+        self.sent = 0
+        self.tick = asyncio.Event()
 
     async def answer(self, request):
         digest = request.match_info["digest"]
@@ -39,14 +45,35 @@ class DeviceApi:
     async def _answer(self, request, digest):
         if request.headers.get("Authorization") != f"Bearer {self.good_token}":
             return web.Response(status=401)
+        begin = request.http_range.start or 0 if self.ranges else 0
         if self.misdeeds > 0:
             self.misdeeds -= 1
-            return await self._misbehave(request, self.bytes[digest])
+            return await self._misbehave(request, self.bytes[digest], begin)
         if digest not in self.bytes:
             return web.Response(status=404)
-        return web.Response(body=self.bytes[digest])
+        return self._whole(self.bytes[digest], begin)
 
-    async def _misbehave(self, request, data):
+    def _whole(self, data, begin):
+        self.sent += len(data) - begin
+        if not begin:
+            return web.Response(body=data)
+        headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}
+        return web.Response(status=206, body=data[begin:], headers=headers)
+
+    async def _part(self, request, data, begin):
+        """The first half of what is asked for, under a promise of all of it."""
+        length = str(len(data) - begin)
+        headers = {"Content-Length": length, "ETag": '"one"'}
+        if begin:
+            headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
+        answer = web.StreamResponse(status=206 if begin else 200, headers=headers)
+        await answer.prepare(request)
+        half = data[begin : begin + (len(data) - begin) // 2]
+        self.sent += len(half)
+        await answer.write(half)
+        return answer
+
+    async def _misbehave(self, request, data, begin):
         match self.misdeed:
             case int() as status:
                 return web.Response(status=status, headers={"Retry-After": str(self.retry_after)})
@@ -59,10 +86,24 @@ class DeviceApi:
             case "gzip":
                 return web.Response(body=data, headers={"Content-Encoding": "gzip"})
             case "cut":
+                answer = await self._part(request, data, begin)
+                request.transport.close()
+                return answer
+            case "stall":
+                await self._part(request, data, begin)
+                await asyncio.Event().wait()
+            case "other half":
+                # It goes on, but with other bytes: somebody replaced the file in between.
+                answer = await self._part(request, data, begin)
+                self.bytes[request.match_info["digest"]] = bytes(len(data))
+                request.transport.close()
+                return answer
+            case "trickle":
                 answer = web.StreamResponse(headers={"Content-Length": str(len(data))})
                 await answer.prepare(request)
-                await answer.write(data[: len(data) // 2])
-                request.transport.close()
+                for i in range(len(data)):
+                    await answer.write(data[i : i + 1])
+                    await self.tick.wait()
                 return answer
             case "endless":
                 answer = web.StreamResponse()

@@ -11,13 +11,14 @@ import structlog
 from edge_agent.control.link import Hooks, Link, digest_of
 from edge_agent.control.state import AgentState
 from shared.io.clock import SystemClock
+from shared.io.deflate import inflated
 from shared.io.mqtt import Outcome
 from shared.io.signing import Signer
 from shared.protocol import commands, desired, pressure, reported, telemetry
 from shared.protocol.commands import Command, CommandResult, SignedCommand, Verb
 from shared.protocol.desired import Order, SignedGeneration
 from shared.protocol.enrolment import Broker, EnrolAnswer
-from shared.protocol.envelope import body_of, seal, unseal
+from shared.protocol.envelope import MAX_BYTES, body_of, seal, unseal
 from shared.protocol.pressure import ModelPressure, Pressure
 from shared.protocol.reported import Birth, CloudState, Convergence, Death, Hardware, Reported
 from shared.protocol.telemetry import Ack, Batch
@@ -41,7 +42,8 @@ class Cloud(brokers.Client):
 
     def said(self, name: str) -> list[object]:
         kind, into = KINDS[name]
-        return [body_of(unseal(each.payload), kind, into) for each in self.received if each.where.row.name == name]
+        payloads = [each.payload for each in self.received if each.where.row.name == name]
+        return [body_of(unseal(inflated(each, most=MAX_BYTES)), kind, into) for each in payloads]
 
     async def say(self, name: str, kind: str, body: object, *, retain: bool = False) -> None:
         data = seal(kind, body, id="1", now=CLOCK.wall())

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from edge_agent.decide.breaker import (
     FAILURES,
     OPEN_MOST_S,
+    RETRY_BURST,
+    RETRY_SHARE,
     TRANSITIONS,
     Breaker,
     Event,
@@ -114,3 +116,15 @@ def test_retry_budget_is_a_tenth() -> None:
             budget = budget.spent()
             retries += 1
     assert 98 <= retries <= 100
+
+
+@given(st.lists(st.sampled_from(["request", "retry"]), max_size=300))
+def test_second_attempts_are_never_more_than_a_burst_and_a_tenth(events: list[str]) -> None:
+    budget, requests, retries = RetryBudget(), 0, 0
+    for event in events:
+        if event == "request":
+            budget, requests = budget.earned(), requests + 1
+        elif budget.has_one:
+            budget, retries = budget.spent(), retries + 1
+        assert retries <= RETRY_BURST + RETRY_SHARE * requests + 1e-9
+        assert 0 <= budget.tokens <= RETRY_BURST

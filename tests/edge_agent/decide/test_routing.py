@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.decide.routing import (
+    DOUBT_S,
     Ask,
     Cached,
     Cloud,
@@ -183,7 +184,7 @@ def test_on_overload_a_kept_answer_stands_in_with_the_reason_nobody_could() -> N
 SECONDS = st.floats(0, 100, allow_nan=False)
 TAGS = st.frozensets(st.sampled_from(["local-only", "medical", "legal", "x"]))
 ASKS = st.builds(Ask, deadline=st.floats(NOW - 5, NOW + 100), privacy=TAGS)
-LOCALS = st.none() | st.builds(LocalState, expected_wait=SECONDS, service=SECONDS)
+LOCALS = st.none() | st.builds(LocalState, expected_wait=SECONDS, service=SECONDS, caution=SECONDS)
 CLOUDS = st.builds(
     CloudState,
     permitted=st.booleans(),
@@ -194,6 +195,8 @@ CLOUDS = st.builds(
     policy_age=SECONDS,
     announced_wait=SECONDS,
     admitted=st.booleans(),
+    caution=SECONDS,
+    untold=SECONDS,
 )
 RULES = st.builds(
     Rules,
@@ -265,6 +268,20 @@ def test_a_function_of_its_arguments(
     assert route(asked, local, cloud, given_rules, now=NOW) == route(asked, local, cloud, given_rules, now=NOW)
     fallback = after_cloud_failure(asked, local, given_rules, now=NOW)
     assert fallback == after_cloud_failure(asked, local, given_rules, now=NOW)
+
+
+@given(ASKS, LOCALS, CLOUDS, RULES)
+def test_hysteresis_only_keeps_at_home(
+    asked: Ask, local: LocalState | None, cloud: CloudState, given_rules: Rules
+) -> None:
+    """An idle cloud gets nothing that one in use would not, but for what would be refused."""
+    idle = msgspec.structs.replace(cloud, untold=DOUBT_S / 2)
+    in_use = msgspec.structs.replace(cloud, untold=0.0)
+    if isinstance(route(asked, local, idle, given_rules, now=NOW), Cloud):
+        assert isinstance(route(asked, local, in_use, given_rules, now=NOW), Cloud)
+    doubted = msgspec.structs.replace(cloud, untold=DOUBT_S)
+    if isinstance(route(asked, local, idle, given_rules, now=NOW), Local):
+        assert isinstance(route(asked, local, doubted, given_rules, now=NOW), Local)
 
 
 def test_it_is_cheap() -> None:

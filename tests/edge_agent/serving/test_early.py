@@ -213,7 +213,8 @@ def test_without_a_cloud_the_device_s_word_is_the_last() -> None:
 def test_where_a_kept_answer_or_another_version_could_stand_in_the_body_is_read() -> None:
     async def test(device: Device, gateway: FakeGateway) -> None:
         async with saturated(device) as site:
-            for rules in ({"on_overload": "cached"}, {"cache_bytes": 1 << 20}, {"split": {VERSION: 1.0}}):
+            smaller = {"on_overload": "smaller-model", "smaller_model": "other"}
+            for rules in (smaller, {"on_overload": "cached"}, {"cache_bytes": 1 << 20}, {"split": {VERSION: 1.0}}):
                 device.policy(mode="local-only", **rules)
                 for path in BODIES:
                     # No refusal at the door: the routes find what is wrong with the body.

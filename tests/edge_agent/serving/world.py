@@ -32,7 +32,7 @@ from shared.io.loop_lag import LoopLag
 from shared.protocol.desired import Generation, ModelRef
 from shared.protocol.policy import Policy, policy_of
 from shared.protocol.topics import Header
-from shared.serving.answer import Label, Request, Response, Result
+from shared.serving.answer import Embedding, Label, Request, Response, Result, Text
 from shared.serving.decide.cost import Cost
 from shared.serving.engine import Engine
 from shared.serving.input_key import SECRET_BYTES
@@ -65,11 +65,34 @@ class Echo:
         yield [Label(label=self.label, score=float(s), scores={self.label: float(s)}) for s in outputs["score"]]
 
 
-def manifest(version: str = VERSION) -> Manifest:
+class Vectors(Echo):
+    """A text task whose vector is what the session puts out."""
+
+    name = "text-embedding"
+
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
+        outputs = run({"n": np.zeros(len(batch), dtype=np.float32)})
+        yield [Embedding(embedding=np.full(3, s, dtype=np.float32), tokens=1) for s in outputs["score"]]
+
+
+class Words(Echo):
+    """A text task whose words say nothing of the session, but wait for it."""
+
+    name = "text-generation"
+
+    def steps(self, run: Run, batch: Sequence[Prepared]) -> Iterator[list[Result]]:
+        run({"n": np.zeros(len(batch), dtype=np.float32)})
+        yield [Text(text="word", tokens=1, prompt_tokens=1, finish="stop") for _ in batch]
+
+
+OTHERS = {TaskKind.TEXT_EMBEDDING: Vectors(), TaskKind.TEXT_GENERATION: Words()}
+
+
+def manifest(version: str = VERSION, *, name: str = MODEL, task: TaskKind = TaskKind.TEXT_CLASSIFICATION) -> Manifest:
     return Manifest(
-        name=MODEL,
+        name=name,
         version=version,
-        task=TaskKind.TEXT_CLASSIFICATION,
+        task=task,
         variants=(Variant(name="v", runtime="onnx", precision="fp32", files=("m.onnx",)),),
         files=(File(path="m.onnx", size=0, sha256="0" * 64, chunks=(Chunk("0" * 64, 0),)),),
         labels=("good",),
@@ -110,7 +133,7 @@ class Device:
             log=structlog.get_logger(),
             metrics=EngineMetrics(self.registry),
             sessions=lambda path, variant, arrangement: self.others.get(path.parent.name, self.session),
-            tasks=lambda manifest, folder: Echo(self.labels.get(manifest.version, "good")),
+            tasks=lambda manifest, folder: OTHERS.get(manifest.task) or Echo(self.labels.get(manifest.version, "good")),
         )
         self.draw = 0.5
         self.cloud = CloudTarget(clock=self.clock, draw=lambda: self.draw)

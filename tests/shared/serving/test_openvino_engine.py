@@ -11,6 +11,7 @@ from shared.protocol.errors import Refused
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request
 from shared.serving.arrangement import OPENVINO, Arrangement
+from shared.serving.oip_models import configuration, metadata
 from shared.serving.sessions.open import open_session
 from shared.serving.tasks.rounded import STEP
 from tests.shared.serving.bundles import MAX_LENGTH, TENANT, bundle, engine
@@ -84,3 +85,15 @@ def test_where_it_is_not_installed_the_version_fails_and_says_why(tmp_path, monk
             assert "OpenVINO is not installed" in listed.reason
 
     asyncio.run(refused())
+
+
+def test_the_protocol_names_the_runtime(tmp_path):
+    async def told(arrangement):
+        manifest = bundle(tmp_path, "m", TaskKind.TEXT_CLASSIFICATION)
+        async with engine() as made:
+            await made.load(TENANT, manifest, "d" * 64, tmp_path, "cpu", arrangement=arrangement)
+            (model,) = made.models(TENANT)
+            return metadata(model, ["1.0.0"])["platform"], configuration(model)["backend"]
+
+    assert asyncio.run(told(Arrangement())) == ("onnxruntime_onnx", "onnxruntime")
+    assert asyncio.run(told(Arrangement(runtime=OPENVINO))) == ("openvino", "openvino")

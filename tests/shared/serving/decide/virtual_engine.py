@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from shared.serving.decide import cost as costs
 from shared.serving.decide.admission import Admitted, Limits, Load, Own, Shed, ShedReason, admit
 from shared.serving.decide.batching import Budget, Waiting, next_batch
-from shared.serving.decide.cost import Cost, predict
+from shared.serving.decide.cost import Cost
+from shared.serving.decide.turn import expected_wait
 from shared.serving.limiter import Limiter
 
 
@@ -55,6 +56,8 @@ class VirtualEngine:
         """When a request was answered, and how long it took."""
         self.missed: list[float] = []
         self.shed: list[tuple[float, ShedReason, float]] = []
+        self.ended: Callable[[VirtualRequest], None] | None = None
+        """Called, while it is set, when a request was answered."""
         self._per_token, self._fixed = per_token, fixed
         self._lanes, self._budget, self._deadline = lanes, budget, deadline
         self._limited, self._speed, self._stall = limited, speed, stall
@@ -110,15 +113,14 @@ class VirtualEngine:
 
     def _load(self) -> Load:
         waiting, rows = sum(request.tokens for request, _ in self._waiting), len(self._waiting)
-        batches = max(-(-rows // self._budget.rows), -(-waiting // self._budget.tokens))
-        left = [
-            max(0.0, predict(self.cost, padded) - (self.now - since)) for _, padded, since in self._running.values()
-        ]
-        wait = min(left) if len(left) == self._lanes else 0.0
+        running = [(padded, since) for _, padded, since in self._running.values()]
+        lanes, now = self._lanes, self.now
         return Load(
             entries=rows + sum(len(batch) for batch, _, _ in self._running.values()),
             tokens=waiting + sum(each.tokens for batch, _, _ in self._running.values() for each in batch),
-            expected_wait=wait + predict(self.cost, waiting, batches=batches) / self._lanes,
+            expected_wait=expected_wait(
+                self.cost, self._budget, rows=rows, tokens=waiting, running=running, lanes=lanes, now=now
+            ),
         )
 
     def _pull(self) -> None:
@@ -146,6 +148,8 @@ class VirtualEngine:
             if request.left == 0 and not request.gone:
                 self.answered.append((self.now, self.now - request.began))
                 self.limiter.took(request.admitted, request.began, now=self.now, missed=False)
+                if self.ended is not None:
+                    self.ended(request)
         self._pull()
 
     def _give_up(self, request: VirtualRequest) -> None:

@@ -162,7 +162,7 @@ def test_telemetry_is_stored_once_and_acknowledged_from_what_is_held(kind: str, 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("ahead", [365 * 86400.0, -START])
+@pytest.mark.parametrize("ahead", [365 * 86400.0, -START], ids=["a-year-ahead", "at-1970"])
 def test_a_clock_a_year_ahead_or_at_1970_poisons_nothing(ahead: float, tmp_path: Path) -> None:
     """Its samples lie where they were taken; those that went on their way before it was set lie where they came."""
 

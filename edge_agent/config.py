@@ -73,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The share of the processor that anybody may use then."""
     tune_seconds: float = 20.0
     """How long measuring one version may take."""
-    busy_poll_us: int = 200
+    busy_poll_us: int = 500
     """How long the agent waits awake for a next request where they come that fast one after another; 0 for never."""
     dedicated: bool = False
     """Nothing but this agent computes on the device: threads that spin while they wait may be tried."""

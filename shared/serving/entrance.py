@@ -166,7 +166,7 @@ class Entrance:
 def _is_crowded(model: LoadedModel, *, late: bool = False) -> bool:
     if model.state is not ModelState.READY or not model.residence.open:
         return False
-    return model.queue.depth >= model.queue.budget.rows or (late and not model.queue.is_idle)
+    return model.queue.has_batch or (late and not model.queue.is_idle)
 
 
 def _sum(model: LoadedModel, own: Load, models: Iterable[LoadedModel], now: float) -> Load:

@@ -19,7 +19,7 @@ from shared.serving.arrangement import Arrangement
 from shared.serving.catalog import Listed
 from shared.serving.cores import Cores
 from shared.serving.decide.admission import Admitted, Ask
-from shared.serving.decide.batching import Budget, bounded
+from shared.serving.decide.batching import Budget, bounded, worth
 from shared.serving.decide.cost import Cost, observed
 from shared.serving.decide.footprint import described
 from shared.serving.decide.residency import Key
@@ -113,6 +113,7 @@ class LoadedModel:
         task, rows, tokens = self.manifest.task, arrangement.rows, arrangement.tokens
         alone, generates = task is TaskKind.TENSOR and not self._stacks, task is TaskKind.TEXT_GENERATION
         self.queue.budget = bounded(self._budget, rows=rows, tokens=tokens, alone=alone, generates=generates)
+        self._most = 0 if tokens or alone or generates else self._budget.tokens
 
     def enter(self, state: ModelState, error: str = "") -> None:
         """Go to `state`."""
@@ -168,10 +169,7 @@ class LoadedModel:
         return differences(golden, self.variant, results, precision=self.arrangement.precision)
 
     async def measure(self, items: Sequence[Item], parameters: Mapping[str, object]) -> None:
-        """Compute one batch's worth of `items` so that the fit learns what they take; nobody wants the results.
-
-        More would teach no more, and would stand in the way of those who do want theirs.
-        """
+        """Compute one batch's worth of `items`, for nobody, so that the fit learns what they take; more would teach no more."""
         await self._computed(items[: self.queue.budget.rows], parameters)
 
     async def prepare(self, items: Sequence[object], parameters: Mapping[str, object]) -> list[Prepared]:
@@ -280,10 +278,11 @@ class LoadedModel:
         self.residence.runs += 1
         if ran.whole:  # What was abandoned on the way took less than it would have, and teaches nothing.
             self.cost = observed(self.cost, ran.tokens, ran.compute)
+            if self._most:
+                self.queue.budget = worth(self.queue.budget, self._most, self.cost)
         if self.program.inline is not None:
             self.program.inline.learn(ran)
-        if self.state is not ModelState.WARMING:
-            # Metrics and statistics tell of requests; what warming computes nobody asked for.
+        if self.state is not ModelState.WARMING:  # Nobody asked for what warming computes.
             self.meter.ran(ran)
 
     async def _computed(

@@ -3,8 +3,7 @@
 Invariants:
 
 * nothing waits without a `Permit`, and a permit needs the verdict `Admitted`: overload control cannot be forgotten;
-* a permit gives everything back when its `with` block ends, however it ends; entries it still has waiting go with it,
-  so work nobody waits for is never computed;
+* a permit gives everything back when its `with` block ends, however it ends, and entries it still has waiting go with it;
 * a lane blocks on a condition and takes what waits the moment it is free: no timers, no polling;
 * a batch nobody waits for any more is interrupted, however long it would have run;
 * sinks are touched on the loop's thread only, by one `call_soon_threadsafe` per batch or step.
@@ -48,8 +47,6 @@ class Permit:
 
 Form = Callable[..., Batch]
 """`next_batch`, or another choice with its arguments."""
-
-
 NOTHING = Load()
 
 
@@ -83,11 +80,8 @@ class BatchQueue:
         self.freed: Callable[[], None] | None = None
         """Called, while it is set, whenever the queue becomes idle, or nothing is in use any more."""
         # Touched on the loop's thread only.
-        self._permits = 0
-        self._using = 0
-        self._reserved_entries = 0
-        self._reserved_tokens = 0
-        self._bytes = 0
+        self._permits = self._using = 0
+        self._reserved_entries = self._reserved_tokens = self._bytes = 0
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
 
@@ -202,7 +196,7 @@ class BatchQueue:
             self._condition.notify_all()
 
     def close(self, error: TidelineError | None = None) -> None:
-        """Refuse what comes, fail what waits with `error`, and let `take` return None."""
+        """Refuse what comes, fail what waits, and let `take` return None."""
         with self._condition:
             if self._closed:
                 return
@@ -251,6 +245,11 @@ class BatchQueue:
         entries = queued + sum([len(each.entries) for each in running])
         tokens += sum([each.tokens for each in running])
         return Load(entries=entries, tokens=tokens, bytes=self._bytes, expected_wait=wait)
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether a full batch waits."""
+        return self._waiting_tokens >= self.budget.tokens or len(self._waiting) >= self.budget.rows
 
     @property
     def depth(self) -> int:

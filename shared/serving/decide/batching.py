@@ -18,6 +18,8 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.serving.decide.cost import Cost, predict
+
 AGING = 0.5
 """Seconds of waiting that make up for one level of priority."""
 WINDOW = 4
@@ -53,26 +55,42 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one batch: padded tokens (rows x longest) and rows.
+    """The bounds of one batch: padded tokens (rows x longest) and rows."""
 
-    By default what a processor is worth: products of matrices with some hundred rows are as fast as they get there, so a batch of
-    more tokens is done no sooner than two after each other, and whoever comes meanwhile waits for all of it.
-    """
-
-    tokens: int = 512
+    tokens: int = 4096
     rows: int = 32
 
 
 GPU = Budget(tokens=16384, rows=64)
 """What a graphics card is worth: it computes this about as fast as a tenth of it."""
-GENERATED = 4096
-"""Tokens of a batch of generators at least: each step computes one token a row, however many were reserved for it."""
+LEAST = 512
+"""Padded tokens of a batch that any program is given: products of matrices with some hundred rows are as fast as they get."""
+WORTH_S = 0.2
+"""Beyond `LEAST`, a batch takes no longer than this: it is done no sooner than two after each other, and whoever comes waits for all."""
 
 
 def bounded(own: Budget, *, rows: int | None, tokens: int | None, alone: bool, generates: bool = False) -> Budget:
-    """The bounds of a version's batches: the engine's `own` where nothing else was chosen; `alone`: its items share none."""
-    least = max(own.tokens, GENERATED) if generates else own.tokens
-    return Budget(rows=1 if alone else rows or own.rows, tokens=tokens or least)
+    """The bounds of a version's batches: the engine's `own` where nothing else was chosen; `alone`: its items share none.
+
+    Where nobody chose, they begin at `LEAST` (`worth` says how they go on), but for generators: each of their steps computes one token
+    a row, however many were reserved for it.
+    """
+    return Budget(
+        rows=1 if alone else rows or own.rows,
+        tokens=tokens or (own.tokens if generates else min(own.tokens, LEAST)),
+    )
+
+
+def worth(now: Budget, most: int, cost: Cost) -> Budget:
+    """The bounds after one more batch: tokens are doubled, to `most`, or halved, to `LEAST`, as batches would take less time or more.
+
+    A quarter either way is left between the two, so that a fit that wavers does not move them to and fro.
+    """
+    if 2 * now.tokens <= most and 0.0 < predict(cost, 2 * now.tokens) <= 0.75 * WORTH_S:
+        return Budget(tokens=2 * now.tokens, rows=now.rows)
+    if now.tokens >= 2 * LEAST and predict(cost, now.tokens) > 1.25 * WORTH_S:
+        return Budget(tokens=now.tokens // 2, rows=now.rows)
+    return now
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,7 +57,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
     lanes: int = 1
     rows: int = 32
-    tokens: int = 512
+    tokens: int = 4096
 
     @property
     def least(self) -> float:

@@ -2,7 +2,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.serving.decide.batching import LOWEST, Budget, Waiting, next_batch
+from shared.serving.decide.batching import LEAST, LOWEST, WORTH_S, Budget, Waiting, bounded, next_batch, worth
+from shared.serving.decide.cost import Cost, observed, predict
 
 entries = st.lists(
     st.builds(
@@ -129,3 +130,33 @@ def test_entries_of_different_groups_never_share_a_batch(waiting, budget, groups
         assert len({left[each].group for each in batch.ids}) == 1
         for each in batch.ids:
             del left[each]
+
+
+def cost_of(per_token: float, fixed: float = 1e-3) -> Cost:
+    cost = Cost()
+    for tokens in (32, 512, 64, 1024) * 5:
+        cost = observed(cost, tokens, per_token * tokens + fixed)
+    return cost
+
+
+@given(st.floats(1e-7, 1e-2), st.sampled_from((512, 1024, 2048, 4096)), st.sampled_from((4096, 16384)))
+def test_a_batch_is_worth_what_it_takes_and_its_bounds_come_to_rest(per_token, begin, most):
+    cost, now = cost_of(per_token), Budget(tokens=begin)
+    seen = [now := worth(now, most, cost) for _ in range(20)]
+    assert seen[-1] is seen[-2]
+    assert LEAST <= now.tokens <= most
+    if now.tokens > LEAST:
+        assert predict(cost, now.tokens) <= 1.25 * WORTH_S
+    if now.tokens < most:
+        assert predict(cost, 2 * now.tokens) > 0.75 * WORTH_S
+
+
+def test_nothing_is_changed_before_anything_was_measured():
+    assert worth(Budget(tokens=512), 4096, Cost()) == Budget(tokens=512)
+
+
+def test_bounds_begin_small_where_nobody_chose():
+    assert bounded(Budget(), rows=None, tokens=None, alone=False) == Budget(tokens=512, rows=32)
+    assert bounded(Budget(), rows=8, tokens=2048, alone=False) == Budget(tokens=2048, rows=8)
+    assert bounded(Budget(), rows=None, tokens=None, alone=False, generates=True) == Budget(tokens=4096, rows=32)
+    assert bounded(Budget(), rows=None, tokens=None, alone=True).rows == 1

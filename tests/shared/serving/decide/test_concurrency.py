@@ -227,7 +227,7 @@ def test_whatever_comes_the_engine_stays_full_and_the_limit_holds(lanes, deadlin
 
 def test_callers_who_wait_for_their_answers_are_not_turned_away_in_good_time():
     # Some five milliseconds a text, as many callers as four full batches: each is answered within half of its deadline.
-    engine = VirtualEngine(per_token=3.6e-4, fixed=5e-3, lanes=2, deadline=1.0)
+    engine = VirtualEngine(per_token=3.6e-4, fixed=5e-3, lanes=2, deadline=1.0, budget=Budget(tokens=512))
     callers, under_way = 0, 0
 
     def ask() -> None:

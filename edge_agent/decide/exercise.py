@@ -23,8 +23,8 @@ from edge_agent.decide.routing import (
     LocalState,
     Reason,
     Refuse,
+    bar_of,
     is_private,
-    route,
 )
 from shared.protocol.policy import CloudBudget, Rules
 
@@ -75,7 +75,7 @@ def is_eligible(
         return False
     if is_private(ask, rules) or not cloud.admitted or not _is_plenty(cloud.budget_left, rules.cloud_budget):
         return False
-    if isinstance(route(ask, None, cloud, rules, now=now), Refuse):
+    if bar_of(cloud, rules) is not None:
         return False
     until = timeouts.with_reserve(ask.deadline, local.completion, now=now)
     return until < ask.deadline and now + cloud.completion < until

@@ -193,7 +193,7 @@ def route(
         if local is None:
             return Refuse(Reason.LOCAL_ABSENT)
         return Local(Reason.PRIVACY if private else Reason.MODE)
-    barred = _barred(cloud, rules)
+    barred = bar_of(cloud, rules)
     if rules.mode is Mode.CLOUD_ONLY:
         return Cloud(Reason.MODE) if barred is None else Refuse(barred, cloud.retry_in)
     if local is None:
@@ -227,7 +227,7 @@ def after_local_failure(ask: Ask, cloud: CloudState, rules: Rules, *, now: float
         return Refuse(Reason.PRIVACY)
     if rules.mode is Mode.LOCAL_ONLY:
         return Refuse(Reason.MODE)
-    barred = _barred(cloud, rules)
+    barred = bar_of(cloud, rules)
     if barred is not None:
         return Refuse(barred, cloud.retry_in)
     if not cloud.retries_left:
@@ -277,7 +277,7 @@ def _weigh(
     return Refuse(Reason.BOTH_LATE if barred is None else barred, wait)
 
 
-def _barred(cloud: CloudState, rules: Rules) -> Reason | None:
+def bar_of(cloud: CloudState, rules: Rules) -> Reason | None:
     """Why the cloud may not be asked at all; None if it may."""
     if rules.offline_lease_s is not None and cloud.policy_age > rules.offline_lease_s:
         return Reason.POLICY_STALE

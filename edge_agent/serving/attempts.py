@@ -21,10 +21,10 @@ from shared.protocol.errors import Corrupt, Overloaded, Refused, TidelineError, 
 from shared.protocol.policy import Mode
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request, Response, Where
-from shared.serving.decide import calibration
 from shared.serving.decide.caching import is_drawn
-from shared.serving.engine import Engine, ModelLoad
+from shared.serving.engine import Engine
 from shared.serving.metrics import OK, outcome_of
+from shared.serving.model_load import ModelLoad
 
 
 class Attempts:
@@ -50,13 +50,13 @@ class Attempts:
         """What the device predicts for this request now; None where it cannot serve it."""
         if load is None or load.state is not ModelState.READY:
             return None
-        service = load.predict(self._engine.estimate(request))
-        stretch = load.stretch
-        # Of the prediction, what `Stretch.of` added to be sure.
-        caution = min(
-            stretch.margin, (load.turn * stretch.factor + service) * (1.0 - stretch.factor / calibration.MOST)
+        tokens = self._engine.estimate(request)
+        return LocalState(
+            expected_wait=load.expected_wait,
+            service=load.predict(tokens),
+            full=load.full,
+            caution=load.caution(tokens),
         )
-        return LocalState(expected_wait=load.expected_wait, service=service, full=load.full, caution=max(0.0, caution))
 
     async def local_first(self, trip: Trip, reason: Reason) -> Response:
         """The device's answer, or the cloud's where it fails, or is unsure in a cascade."""
@@ -122,7 +122,7 @@ class Attempts:
                     yield msgspec.structs.replace(piece, id=trip.request.id, where=Where.LOCAL, why=reason.value)
         except (Overloaded, Transient, Corrupt) as error:
             self._accounts.asked(trip, Where.LOCAL, reason, outcome_of(error), began=began, error=error.message)
-            cloud = self._cloud.state(trip.request.model, trip.rules, size=trip.request.body_bytes)
+            cloud = self._cloud_for(trip)
             now = self._clock.monotonic()
             if started or isinstance(routing.after_local_failure(trip.ask, cloud, trip.rules, now=now), Refuse):
                 raise
@@ -132,10 +132,7 @@ class Attempts:
 
     async def _after_local(self, trip: Trip, error: TidelineError) -> Response:
         """Second attempt in the cloud, or what the device said."""
-        now, cloud = (
-            self._clock.monotonic(),
-            self._cloud.state(trip.request.model, trip.rules, size=trip.request.body_bytes),
-        )
+        now, cloud = self._clock.monotonic(), self._cloud_for(trip)
         again = routing.after_local_failure(trip.ask, cloud, trip.rules, now=now)
         if isinstance(again, Refuse):
             raise error
@@ -151,10 +148,7 @@ class Attempts:
         """In a cascade, the cloud's answer instead of one the device is unsure of."""
         if trip.rules.confidence_below is None:
             return response
-        now, cloud = (
-            self._clock.monotonic(),
-            self._cloud.state(trip.request.model, trip.rules, size=trip.request.body_bytes),
-        )
+        now, cloud = self._clock.monotonic(), self._cloud_for(trip)
         verdict = routing.after_local(trip.ask, confidence_of(response.results), cloud, trip.rules, now=now)
         if not isinstance(verdict, Escalate):
             return response
@@ -198,10 +192,7 @@ class Attempts:
 
     def _hedge(self, trip: Trip, first: Where, race: Race) -> Coroutine[Any, Any, Response] | None:
         """The attempt at the place that was not asked; None where it may not be asked, or would be late."""
-        now, cloud = (
-            self._clock.monotonic(),
-            self._cloud.state(trip.request.model, trip.rules, size=trip.request.body_bytes),
-        )
+        now, cloud = self._clock.monotonic(), self._cloud_for(trip)
         if first is Where.LOCAL:
             verdict: Local | routing.Cloud | Refuse = hedging.beside_local(trip.ask, cloud, trip.rules, now=now)
         else:
@@ -230,6 +221,9 @@ class Attempts:
             raise
         self._accounts.asked(trip, where, reason, OK, began=began, answer=response)
         return msgspec.structs.replace(response, id=trip.request.id, where=where, why=reason.value)
+
+    def _cloud_for(self, trip: Trip) -> routing.CloudState:
+        return self._cloud.state(trip.request.model, trip.rules, size=trip.request.body_bytes)
 
     def _dated(self, trip: Trip) -> Request:
         """The request as it goes to the cloud: asked first, it leaves the device the time to answer in its place."""

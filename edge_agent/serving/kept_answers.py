@@ -15,7 +15,7 @@ from shared.protocol.policy import Rules, rules_for
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request, Response, Where
 from shared.serving.catalog import Duration, Statistics
-from shared.serving.engine import ModelLoad
+from shared.serving.model_load import ModelLoad
 from shared.serving.response_cache import HIT, MISS, OVERLOAD, UNSURE, Identity, Kept, Place, ResponseCache
 
 

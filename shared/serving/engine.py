@@ -18,43 +18,14 @@ from shared.serving.answer import Request, Response, Result, Timing
 from shared.serving.catalog import Statistics, pick
 from shared.serving.decide.admission import Admitted, Ask
 from shared.serving.decide.batching import LOWEST
-from shared.serving.decide.calibration import Stretch
-from shared.serving.decide.cost import Cost, predict
 from shared.serving.loaded import Item, LoadedModel
+from shared.serving.model_load import ModelLoad
 from shared.serving.queue import deadline_missed
 from shared.serving.sinks import Gathering, Streaming
 from shared.serving.versions import Versions
 
 WHY = "served-here"
 """Reason of an answer nobody routed."""
-
-
-class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of one version for routing. `expected_wait`: seconds until a batch formed now would start.
-
-    `stretch` is how much longer things may take than the cost model says; `expected_wait` and `predict` have it in them. `turn` is
-    that wait by the cost model alone, `company` the tokens of the batch that a request with a wait gets into.
-    `full`: as much is under way as may be, and nothing is let in.
-    """
-
-    name: str
-    version: str
-    variant: str
-    digest: str
-    state: ModelState
-    queued: int
-    running: int
-    expected_wait: float
-    cost: Cost
-    turn: float = 0.0
-    company: int = 0
-    stretch: Stretch = Stretch()
-    full: bool = False
-
-    def predict(self, tokens: int) -> float:
-        """Seconds that `tokens` tokens take once they run; 0 before anything was measured."""
-        own = predict(self.cost, max(tokens, self.company) if self.turn > 0.0 else tokens)
-        return self.stretch.of(self.turn + own) - self.turn * self.stretch.factor
 
 
 class Engine(Versions):

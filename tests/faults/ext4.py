@@ -6,6 +6,7 @@ the image then is what was made durable, and nothing that was merely lucky. A co
 
 import os
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,3 +93,21 @@ def after(content, folder):
             yield root
     finally:
         image.unlink()
+
+
+def killed_at(image, folder, program, *, files, call, n):
+    """How `program`, given the folder `agent` of the image, ended by its n-th `call` on one of `files` there, and the disk then."""
+    with disk(folder / "image", image) as there:
+        words = ["strace", "-f", "-qq", "-o", "/dev/null"]
+        for name in files:
+            words += ["-P", str(there.root / "agent" / name)]
+        words += ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
+        done = subprocess.run(
+            [*words, sys.executable, "-c", program, str(there.root / "agent")],
+            capture_output=True,
+            text=True,
+            cwd=Path.cwd(),
+            check=False,
+            timeout=60,
+        )
+        return done, there.cut()

@@ -1,9 +1,6 @@
 """Power cuts inside the agent's record: SQLite's own writes and fsyncs, which no hook in Python sees, cut by strace on ext4."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -37,22 +34,8 @@ print("closed", flush=True)
 """
 
 
-def written(image, folder, call, n):
-    """What the writer said before its n-th `call` ended it, whether it did, and the disk then."""
-    with ext4.disk(folder / "image", image) as disk:
-        words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(disk.root / "agent")]
-        for name in ("agent.db", "agent.db-wal", "agent.db-journal"):
-            words += ["-P", str(disk.root / "agent" / name)]
-        words += ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
-        done = subprocess.run(
-            [*words, sys.executable, "-c", WRITER, str(disk.root / "agent")],
-            capture_output=True,
-            text=True,
-            cwd=Path.cwd(),
-            check=False,
-            timeout=60,
-        )
-        return done, disk.cut()
+FILES = ("", "agent.db", "agent.db-wal", "agent.db-journal")
+"""The folder itself too: names come and go in it."""
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync,fsync", "ftruncate,unlink"])
@@ -64,7 +47,7 @@ def test_every_call_of_the_database_can_be_the_last(quick_folder, call):
         state.close()
     image, died = disk.image.read_bytes(), 0
     for n in range(1, 200):
-        done, left = written(image, quick_folder, call, n)
+        done, left = ext4.killed_at(image, quick_folder, WRITER, files=FILES, call=call, n=n)
         said = done.stdout.split("\n")
         accepted = max((number for number in range(2, LAST + 1) if f"accepted {number}" in said), default=1)
         applied = max((number for number in range(2, LAST + 1) if f"applied {number}" in said), default=1)

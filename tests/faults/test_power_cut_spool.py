@@ -2,9 +2,6 @@
 
 import itertools
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -45,24 +42,6 @@ print("closed", flush=True)
 FILES = ("telemetry.db", "telemetry.db-wal", "telemetry.db-journal", "telemetry.db.lost")
 
 
-def written(image, folder, call, n):
-    """What the writer said before its n-th `call` ended it, and the disk then."""
-    with ext4.disk(folder / "image", image) as disk:
-        words = ["strace", "-f", "-qq", "-o", "/dev/null"]
-        for name in FILES:
-            words += ["-P", str(disk.root / "agent" / name)]
-        words += ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
-        done = subprocess.run(
-            [*words, sys.executable, "-c", WRITER, str(disk.root / "agent")],
-            capture_output=True,
-            text=True,
-            cwd=Path.cwd(),
-            check=False,
-            timeout=60,
-        )
-        return done.stdout.split("\n"), disk.cut()
-
-
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync,fsync"])
 def test_every_call_can_be_the_last(quick_folder, call):
     with ext4.disk(quick_folder / "image") as disk:
@@ -72,7 +51,8 @@ def test_every_call_can_be_the_last(quick_folder, call):
     image, died = disk.image.read_bytes(), 0
     for n in itertools.count(1):
         assert n < 200
-        said, left = written(image, quick_folder, call, n)
+        done, left = ext4.killed_at(image, quick_folder, WRITER, files=FILES, call=call, n=n)
+        said = done.stdout.split("\n")
         appended = [1, *(seq for seq in range(2, LAST + 1) if f"appended {seq}" in said)]
         with ext4.after(left, quick_folder) as root:
             spool = Spool(root / "agent" / "telemetry.db", most_bytes=100_000, new_epoch=lambda: 3)

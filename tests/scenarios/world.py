@@ -29,9 +29,9 @@ from shared.protocol.reported import ModelState
 from shared.serving.answer import Label, Request, Response, Where
 from shared.serving.catalog import Listed
 from shared.serving.decide.cost import Cost
-from shared.serving.engine import ModelLoad
 from shared.serving.input_key import SECRET_BYTES
 from shared.serving.metrics import EngineMetrics
+from shared.serving.model_load import ModelLoad
 from shared.serving.oip import encode_response
 from shared.serving.response_cache import CacheMetrics, ResponseCache
 from tests.edge_agent.serving.world import MODEL, TENANT, VERSION, Tokens

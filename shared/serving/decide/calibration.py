@@ -48,7 +48,11 @@ class Stretch(NamedTuple):
 
     def of(self, predicted: float) -> float:
         """Seconds that what was predicted to take `predicted` seconds is done in, as good as surely."""
-        return predicted * self.factor + min(self.margin, (MOST - self.factor) * predicted)
+        return predicted * self.factor + self.caution(predicted)
+
+    def caution(self, predicted: float) -> float:
+        """How much of `of` is there to be sure."""
+        return min(self.margin, (MOST - self.factor) * predicted)
 
 
 def observed(

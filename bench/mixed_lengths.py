@@ -33,8 +33,8 @@ from shared.serving.answer import Request
 from shared.serving.arrangement import Arrangement
 from shared.serving.decide.batching import Batch, Budget, Drop, DropReason, Waiting, next_batch
 from shared.serving.engine import Engine
+from shared.serving.lanes.queue import Form
 from shared.serving.metrics import EngineMetrics
-from shared.serving.queue import Form
 
 SHORTEST, LONGEST = 8, 256
 TEXTS, QUICK_TEXTS = 1500, 200

@@ -15,11 +15,11 @@ import msgspec
 
 from bench.routing_sim_traces import ServiceTimes
 from edge_agent.decide.routing import LocalState
+from shared.serving.admission.limiter import Limiter
 from shared.serving.decide import cost as costs
 from shared.serving.decide.admission import Admitted, Limits, Load, Shed, admit
 from shared.serving.decide.batching import Budget
 from shared.serving.decide.cost import Cost, predict
-from shared.serving.limiter import Limiter
 
 WARMED = (8, 16, 32, 64, 128, 256)
 """A place has computed texts of these lengths before the first request, as a version has that was loaded and warmed."""

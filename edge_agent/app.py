@@ -59,16 +59,16 @@ from shared.io.loop_lag import LoopLag
 from shared.io.memory import Heap, memory_limit
 from shared.io.program import Program
 from shared.protocol.enrolment import EnrolAnswer
+from shared.serving.cache.input_key import SECRET_BYTES
+from shared.serving.cache.response_cache import CacheMetrics, ResponseCache
 from shared.serving.catalog import order_of
 from shared.serving.decide.admission import Limits
 from shared.serving.decide.footprint import allowance
 from shared.serving.decide.residency import Keep
 from shared.serving.engine import Engine
-from shared.serving.input_key import SECRET_BYTES
+from shared.serving.memory.recycler import Recycler
+from shared.serving.memory.room import Room
 from shared.serving.metrics import EngineMetrics
-from shared.serving.recycler import Recycler
-from shared.serving.response_cache import CacheMetrics, ResponseCache
-from shared.serving.room import Room
 from shared.serving.trial.replay import runtime
 
 CLOSE_S = 10.0

@@ -28,8 +28,8 @@ from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.io.program import Program
 from shared.protocol.reported import Hardware
+from shared.serving.cache.response_cache import CacheMetrics
 from shared.serving.engine import Engine
-from shared.serving.response_cache import CacheMetrics
 
 CPU_PROVIDER = "CPUExecutionProvider"
 

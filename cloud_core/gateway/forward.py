@@ -16,8 +16,8 @@ from shared.protocol.errors import Corrupt, Overloaded, Refused, TidelineError, 
 from shared.protocol.status import REFUSALS, UNAVAILABLE
 from shared.protocol.topics import Header
 from shared.serving.answer import Request, Response
-from shared.serving.oip import decode_response, encode_request
-from shared.serving.oip_tensors import HEADER_LENGTH
+from shared.serving.oip.http import decode_response, encode_request
+from shared.serving.oip.tensors import HEADER_LENGTH
 
 _REFUSALS = {status.http: refusal for refusal, status in reversed(REFUSALS.items())}
 _UNAVAILABLE = {status.http: why for why, status in reversed(UNAVAILABLE.items())}

@@ -9,9 +9,9 @@ from cloud_core.replicas.runtimes import TORCH
 from shared.bundle.manifest import Manifest
 from shared.protocol.errors import Corrupt
 from shared.serving.answer import Array, Result, Text
+from shared.serving.lanes.sinks import joined
 from shared.serving.sessions.onnx import OnnxSession
 from shared.serving.sessions.session import Feeds, Outputs, Session
-from shared.serving.sinks import joined
 from shared.serving.tasks.choose import task_for
 from shared.serving.tasks.task import Task
 

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from shared.serving.answer import Array, Embedding, Entities, Entity, Label, Relation, Relations, Result, Tensors, Text
-from shared.serving.golden import GoldenItem
+from shared.serving.versions.golden import GoldenItem
 
 
 def whole_results(items: Sequence[GoldenItem]) -> list[Result | None]:

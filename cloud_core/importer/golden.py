@@ -11,7 +11,7 @@ from cloud_core.importer.saying import Say, silent
 from shared.bundle.manifest import TaskKind
 from shared.protocol.errors import Refusal, Refused, shortened
 from shared.serving.answer import Result
-from shared.serving.golden import Golden, GoldenItem, difference
+from shared.serving.versions.golden import Golden, GoldenItem, difference
 
 FILE = "golden.json"
 TOLERANCE = 1e-4

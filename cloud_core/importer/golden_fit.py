@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.answer import Embedding, Result, Tensors
-from shared.serving.golden import Golden, difference
+from shared.serving.versions.golden import Golden, difference
 
 EXACT = ("cpu-fp32", "torch")
 """Variants in whose arithmetic a batch changes nothing beyond the last digits."""

@@ -21,8 +21,8 @@ from shared.bundle.manifest import Manifest, Variant
 from shared.protocol import names
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.answer import Result
-from shared.serving.golden import Golden, item_of
 from shared.serving.tasks.choose import task_for
+from shared.serving.versions.golden import Golden, item_of
 
 
 def import_model(request: ImportRequest, work: Path, say: Say) -> str:

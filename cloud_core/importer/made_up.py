@@ -11,8 +11,8 @@ from cloud_core.importer.running import run_session
 from shared.bundle.manifest import TensorSpec
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.answer import Array
-from shared.serving.golden import GoldenItem
 from shared.serving.sessions.datatypes import NUMPY
+from shared.serving.versions.golden import GoldenItem
 
 ITEMS = 16
 NUMBERS = 400_000

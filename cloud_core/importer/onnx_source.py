@@ -22,9 +22,9 @@ from cloud_core.models.bundling import described
 from shared.bundle.manifest import Manifest, Processing, TaskKind, TensorSpec
 from shared.protocol.envelope import path_in
 from shared.protocol.errors import Refusal, Refused
-from shared.serving.golden import GoldenItem
 from shared.serving.sessions.datatypes import NUMPY
 from shared.serving.trial.program import check_program
+from shared.serving.versions.golden import GoldenItem
 
 MAX_SIGNATURE = 64 << 20
 _DATATYPES = {

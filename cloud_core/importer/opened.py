@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.bundle.manifest import Processing, TaskKind, TensorSpec
-from shared.serving.golden import GoldenItem
+from shared.serving.versions.golden import GoldenItem
 
 Expect = dict[str, object] | None
-"""What the golden set calls `expect` (see `shared.serving.golden`); None where the source itself cannot answer that input."""
+"""What the golden set calls `expect` (see `shared.serving.versions.golden`); None where the source itself cannot answer that input."""
 Reference = Callable[[Sequence[str]], list[Expect]]
 
 

@@ -21,9 +21,9 @@ from cloud_core.models.bundling import described
 from cloud_core.models.source import Source, read_source
 from shared.bundle.manifest import Manifest, Processing, TaskKind
 from shared.protocol.errors import Refusal, Refused
-from shared.serving.golden import GoldenItem
 from shared.serving.trial.contents import check_arrays, check_json, check_text
 from shared.serving.trial.program import check_program
+from shared.serving.versions.golden import GoldenItem
 
 PROGRAM, TOKENIZER, CRF, GOLDEN, NOTES = "model.fp32.onnx", "tokenizer.json", "crf.npz", "golden.json", "notes.md"
 

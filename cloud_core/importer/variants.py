@@ -16,7 +16,7 @@ from cloud_core.importer.saying import Say
 from shared.bundle.manifest import Manifest, TaskKind, Variant
 from shared.protocol.errors import Refused
 from shared.serving.answer import Result
-from shared.serving.golden import Golden
+from shared.serving.versions.golden import Golden
 
 ROWS = 8
 

@@ -32,7 +32,7 @@ from shared.bundle.manifest import (
 )
 from shared.bundle.store import ChunkStore, disk
 from shared.protocol.errors import Refusal, Refused
-from shared.serving.plain_onnx import manifest_of_onnx
+from shared.serving.versions.plain_onnx import manifest_of_onnx
 
 RUNTIME = "onnx"
 VARIANTS = {"cpu-fp32": ("model.fp32.onnx", "fp32"), "cpu-int8": ("model.int8.onnx", "int8")}

@@ -22,9 +22,9 @@ from shared.serving.arrangement import Arrangement
 from shared.serving.decide.footprint import allowance
 from shared.serving.engine import Engine
 from shared.serving.faces.grpc_site import GrpcSite
+from shared.serving.memory.recycler import Recycler
+from shared.serving.memory.room import Room
 from shared.serving.metrics import EngineMetrics
-from shared.serving.recycler import Recycler
-from shared.serving.room import Room
 
 
 async def run_replica(

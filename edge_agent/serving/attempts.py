@@ -20,11 +20,11 @@ from shared.io.clock import Clock
 from shared.protocol.errors import Corrupt, Overloaded, Refused, TidelineError, Transient
 from shared.protocol.policy import Mode
 from shared.protocol.reported import ModelState
+from shared.serving.admission.model_load import ModelLoad
 from shared.serving.answer import Request, Response, Where
 from shared.serving.decide.caching import is_drawn
 from shared.serving.engine import Engine
 from shared.serving.metrics import OK, outcome_of
-from shared.serving.model_load import ModelLoad
 
 
 class Attempts:

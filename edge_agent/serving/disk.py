@@ -16,7 +16,7 @@ from edge_agent.decide.variants import Device, Unfit, choose_variant
 from shared.bundle.install import check_file
 from shared.bundle.manifest import MANIFEST_FILE, Manifest, Variant, canonical, digest_of, parse_manifest
 from shared.protocol.errors import Corrupt, Refusal, Refused
-from shared.serving.plain_onnx import VARIANT, readable, tried_onnx
+from shared.serving.versions.plain_onnx import VARIANT, readable, tried_onnx
 
 ONNX = ".onnx"
 

@@ -19,9 +19,9 @@ from shared.io.clock import Clock
 from shared.io.loop_lag import LATE_S, LoopLag
 from shared.protocol.errors import Unavailable
 from shared.protocol.policy import Mode, Rules
+from shared.serving.admission.entrance import TurnedAway
 from shared.serving.answer import Request, Where
 from shared.serving.engine import Engine
-from shared.serving.entrance import TurnedAway
 from shared.serving.metrics import outcome_of
 
 

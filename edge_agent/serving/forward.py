@@ -19,8 +19,9 @@ from edge_agent.serving.race import Race
 from shared.io.clock import Clock
 from shared.protocol.errors import Corrupt, Overloaded, Refusal, Refused, TidelineError, Transient, Unavailable
 from shared.protocol.topics import Header
-from shared.serving import oip, oip_tensors
 from shared.serving.answer import Request, Response
+from shared.serving.oip import http as oip
+from shared.serving.oip import tensors as oip_tensors
 
 CONNECT_S = 1.0
 """A gateway that does not accept a connection within this time is down; shorter where the deadline is nearer."""

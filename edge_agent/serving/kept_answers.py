@@ -13,10 +13,10 @@ from edge_agent.serving.confidence import confidence_of
 from shared.io.clock import Clock
 from shared.protocol.policy import Rules, rules_for
 from shared.protocol.reported import ModelState
+from shared.serving.admission.model_load import ModelLoad
 from shared.serving.answer import Request, Response, Where
+from shared.serving.cache.response_cache import HIT, MISS, OVERLOAD, UNSURE, Identity, Kept, Place, ResponseCache
 from shared.serving.catalog import Duration, Statistics
-from shared.serving.model_load import ModelLoad
-from shared.serving.response_cache import HIT, MISS, OVERLOAD, UNSURE, Identity, Kept, Place, ResponseCache
 
 
 class Lookup:

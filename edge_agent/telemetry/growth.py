@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from shared.io.tallies import Count, Distribution, Distributions
 from shared.protocol.telemetry import SUB, Histogram, Work
+from shared.serving.cache.response_cache import CacheMetrics
 from shared.serving.metrics import EngineMetrics
-from shared.serving.response_cache import CacheMetrics
 
 Version = tuple[str, ...]
 """Model and version."""

@@ -14,15 +14,15 @@ import msgspec
 
 from shared.protocol.errors import Refusal, Refused, Transient, Unavailable
 from shared.protocol.reported import ModelState
+from shared.serving.admission.model_load import ModelLoad
 from shared.serving.answer import Request, Response, Result, Timing
 from shared.serving.catalog import Statistics, pick
 from shared.serving.decide.admission import Admitted, Ask
 from shared.serving.decide.batching import LOWEST
-from shared.serving.loaded import Item, LoadedModel
-from shared.serving.model_load import ModelLoad
-from shared.serving.queue import deadline_missed
-from shared.serving.sinks import Gathering, Streaming
-from shared.serving.versions import Versions
+from shared.serving.lanes.queue import deadline_missed
+from shared.serving.lanes.sinks import Gathering, Streaming
+from shared.serving.versions.loaded import Item, LoadedModel
+from shared.serving.versions.versions import Versions
 
 WHY = "served-here"
 """Reason of an answer nobody routed."""

@@ -13,8 +13,8 @@ from shared.protocol.errors import Overloaded, Refused, TidelineError, Transient
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Where
 from shared.serving.catalog import Duration, Statistics
-from shared.serving.residency_metrics import ResidencyMetrics
-from shared.serving.worker import Ran
+from shared.serving.lanes.worker import Ran
+from shared.serving.memory.metrics import ResidencyMetrics
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)

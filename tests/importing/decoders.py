@@ -18,8 +18,8 @@ from transformers import (
 
 from shared.bundle.manifest import Processing
 from shared.serving.answer import Text
+from shared.serving.lanes.sinks import joined
 from shared.serving.sessions.onnx import OnnxSession
-from shared.serving.sinks import joined
 from shared.serving.tasks.text_generation import TextGeneration
 
 LETTERS = "今天气真好我们去公园吧你他是的了在有和就都要会可以这那吃什么，。！？abcdefgh0123456789 "

@@ -14,7 +14,7 @@ import pytest
 from cloud_core.importer.probes import EVERYDAY
 from cloud_core.importer.request import BUNDLE, Failed, Imported, Progressed, Said
 from shared.bundle.manifest import MANIFEST_FILE, digest_of, parse_manifest
-from shared.serving.golden import read_golden
+from shared.serving.versions.golden import read_golden
 from tests.importing import folders
 from tests.importing.playing_hub import playing_hub
 from tests.importing.served import Served

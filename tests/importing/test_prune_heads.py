@@ -18,8 +18,8 @@ from cloud_core.importer.prune_heads import _attentions, prune_heads
 from cloud_core.importer.source import Source
 from cloud_core.importer.variants import admit
 from shared.protocol.errors import Refused
-from shared.serving.golden import item_of
 from shared.serving.tasks.choose import task_for
+from shared.serving.versions.golden import item_of
 from tests.importing import folders
 from tests.importing.bundles import Bundle, bundle_of, request_for
 from tests.importing.decoders import decoder_folder

@@ -7,7 +7,7 @@ from cloud_core.importer.card import card_of
 from cloud_core.models.shipped import shipped_models
 from examples.shipped_models import release
 from shared.bundle.manifest import MANIFEST_FILE, Manifest, Requirements, canonical, parse_manifest
-from shared.serving.golden import read_golden
+from shared.serving.versions.golden import read_golden
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TRAINED = ("embed-zh", "ner-zh", "sentiment-zh")

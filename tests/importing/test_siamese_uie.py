@@ -16,10 +16,10 @@ from cloud_core.importer.architectures.siamese_uie import HINT_LENGTH, open_siam
 from cloud_core.importer.export import export
 from shared.protocol.errors import Refused
 from shared.serving.answer import Relations
-from shared.serving.golden import difference
 from shared.serving.sessions.onnx import OnnxSession
 from shared.serving.tasks.encoding import Encoder
 from shared.serving.tasks.relation_extraction import RelationExtraction
+from shared.serving.versions.golden import difference
 from tests.importing.siamese import siamese_uie
 
 pytestmark = [

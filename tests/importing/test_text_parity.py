@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelscope.pipelines import pipeline
 
 from shared.serving.answer import Embedding, Entities, Label
-from shared.serving.golden import difference
+from shared.serving.versions.golden import difference
 from tests.importing import folders
 from tests.importing.sentences import EMPTY, PROMPTS, sentences
 

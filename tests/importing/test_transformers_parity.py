@@ -5,7 +5,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import pipeline
 
-from shared.serving.golden import difference
+from shared.serving.versions.golden import difference
 from tests.importing import transformers_folders as hf
 from tests.importing.folders import TOPICS
 from tests.importing.sentences import sentences

@@ -24,8 +24,8 @@ from cloud_core.models.bundling import described
 from cloud_core.replicas.runtimes import TORCH
 from shared.bundle.manifest import Manifest, Variant
 from shared.protocol.errors import Refused
-from shared.serving.golden import Golden, item_of
 from shared.serving.trial.program import check_program
+from shared.serving.versions.golden import Golden, item_of
 from tests.importing import folders
 from tests.importing.bundles import Bundle
 from tests.importing.decoders import decoder_folder

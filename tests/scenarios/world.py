@@ -26,14 +26,14 @@ from shared.protocol.desired import Generation, ModelRef
 from shared.protocol.errors import Corrupt, Overloaded, Transient, Unavailable
 from shared.protocol.policy import policy_of
 from shared.protocol.reported import ModelState
+from shared.serving.admission.model_load import ModelLoad
 from shared.serving.answer import Label, Request, Response, Where
+from shared.serving.cache.input_key import SECRET_BYTES
+from shared.serving.cache.response_cache import CacheMetrics, ResponseCache
 from shared.serving.catalog import Listed
 from shared.serving.decide.cost import Cost
-from shared.serving.input_key import SECRET_BYTES
 from shared.serving.metrics import EngineMetrics
-from shared.serving.model_load import ModelLoad
-from shared.serving.oip import encode_response
-from shared.serving.response_cache import CacheMetrics, ResponseCache
+from shared.serving.oip.http import encode_response
 from tests.edge_agent.serving.world import MODEL, TENANT, VERSION, Tokens
 from tests.scenarios.virtual_time import VirtualClock
 

@@ -22,7 +22,7 @@ from shared.serving.faces.grpc_infer import asked, message_of
 from shared.serving.faces.grpc_messages import INFERENCE
 from shared.serving.faces.grpc_stream import StreamInfer
 from shared.serving.faces.grpc_wire import Message
-from shared.serving.oip_models import (
+from shared.serving.oip.models import (
     configuration,
     every_statistics,
     metadata,

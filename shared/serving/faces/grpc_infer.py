@@ -12,7 +12,7 @@ from shared.serving.faces.grpc_call import Call, parsed
 from shared.serving.faces.grpc_messages import INFERENCE
 from shared.serving.faces.grpc_tensors import arrays_in, parameters_in, put_arrays, put_parameters
 from shared.serving.faces.grpc_wire import Message
-from shared.serving.oip_typed import answered, check_outputs, check_place, request_of
+from shared.serving.oip.typed import answered, check_outputs, check_place, request_of
 
 
 class Asked(NamedTuple):

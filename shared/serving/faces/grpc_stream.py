@@ -28,7 +28,7 @@ from shared.serving.faces.grpc_infer import Asked, asked, message_of
 from shared.serving.faces.grpc_messages import INFERENCE
 from shared.serving.faces.grpc_tensors import put_parameters
 from shared.serving.faces.grpc_wire import Message
-from shared.serving.oip_typed import FINAL
+from shared.serving.oip.typed import FINAL
 
 IN_FLIGHT = 64
 """Requests of one stream that are answered at once."""

@@ -11,9 +11,9 @@ import numpy as np
 from shared.protocol.errors import Refused
 from shared.serving.answer import Array
 from shared.serving.faces.grpc_wire import Message
-from shared.serving.oip_results import Parameters
-from shared.serving.oip_tensors import bytes_of, check_count, check_range, checked_size, from_binary, to_binary
-from shared.serving.oip_typed import check_place
+from shared.serving.oip.results import Parameters
+from shared.serving.oip.tensors import bytes_of, check_count, check_range, checked_size, from_binary, to_binary
+from shared.serving.oip.typed import check_place
 from shared.serving.sessions.datatypes import NUMPY, datatype_of
 
 _CONTENTS = {

@@ -16,8 +16,8 @@ from shared.serving.catalog import Catalog, Listed, pick
 from shared.serving.faces import openai, plain
 from shared.serving.faces.context import Early, Ports, PrincipalOf, checked_count, context_of, headers_of
 from shared.serving.faces.readiness import Readiness
-from shared.serving.oip import BINARY, JSON, decode_request, encode_response
-from shared.serving.oip_models import (
+from shared.serving.oip.http import BINARY, JSON, decode_request, encode_response
+from shared.serving.oip.models import (
     configuration,
     every_statistics,
     metadata,
@@ -25,7 +25,7 @@ from shared.serving.oip_models import (
     repository_index,
     server_metadata,
 )
-from shared.serving.oip_tensors import HEADER_LENGTH
+from shared.serving.oip.tensors import HEADER_LENGTH
 
 
 def routes(

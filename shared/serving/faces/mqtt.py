@@ -24,7 +24,7 @@ from shared.serving.answer import Request, Response
 from shared.serving.catalog import Listed, pick
 from shared.serving.faces.context import Ports, checked_count, context_in, headers_of
 from shared.serving.faces.plain import plain_of
-from shared.serving.oip import Wishes, decode_request, encode_response
+from shared.serving.oip.http import Wishes, decode_request, encode_response
 
 LARGE = 64 * 1024
 """Bodies above this are read and written off the event loop."""

@@ -1,6 +1,6 @@
 """Named arrays in, named arrays out: requests whose arrays agree in all but their number of rows are computed together.
 
-Only where the program was found to compute each row for itself (`shared.serving.stacking`), and every input and output has a
+Only where the program was found to compute each row for itself (`shared.serving.versions.stacking`), and every input and output has a
 first dimension that varies: anything else runs alone, as it came.
 """
 

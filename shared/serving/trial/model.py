@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from shared.protocol.errors import Corrupt
 from shared.serving.answer import Result, Text
+from shared.serving.lanes.sinks import joined
 from shared.serving.sessions.session import Feeds, Outputs, Session
-from shared.serving.sinks import joined
 from shared.serving.tasks.task import Prepared, Task
 
 

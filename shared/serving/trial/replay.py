@@ -16,8 +16,6 @@ from shared.bundle.manifest import Manifest, TaskKind, TensorSpec, Variant
 from shared.protocol.errors import Corrupt, Refusal, Refused
 from shared.serving.answer import Array
 from shared.serving.arrangement import Arrangement
-from shared.serving.golden import item_of, read_golden
-from shared.serving.rehearsal import ALONE, differences, warming
 from shared.serving.sessions.datatypes import HELD
 from shared.serving.sessions.onnx import CPU
 from shared.serving.sessions.open import open_session
@@ -25,6 +23,8 @@ from shared.serving.sessions.session import Session
 from shared.serving.tasks.choose import task_for
 from shared.serving.trial.contents import ONNX
 from shared.serving.trial.model import Model
+from shared.serving.versions.golden import item_of, read_golden
+from shared.serving.versions.rehearsal import ALONE, differences, warming
 
 ROWS = 8
 """Items of one batch."""

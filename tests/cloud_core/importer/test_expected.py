@@ -5,7 +5,7 @@ import pytest
 
 from cloud_core.importer.expected import expect_of, whole_results
 from shared.serving.answer import Embedding, Entities, Entity, Label, Relation, Relations, Tensors, Text
-from shared.serving.golden import GoldenItem, difference
+from shared.serving.versions.golden import GoldenItem, difference
 
 ENTITY = Entity(type="PER", start=1, end=3, text="小明", score=0.87654321)
 ANSWERS = [

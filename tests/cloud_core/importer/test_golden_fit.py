@@ -5,7 +5,7 @@ import pytest
 from cloud_core.importer.golden_fit import LEAST_TOLERANCE, NARROW_TOLERANCE, Answers, fitted
 from shared.protocol.errors import Refused
 from shared.serving.answer import Entities, Entity, Label
-from shared.serving.golden import Golden, GoldenItem, difference
+from shared.serving.versions.golden import Golden, GoldenItem, difference
 
 
 def label(name, score):

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from shared.serving.answer import Label, Response, Where
-from shared.serving.oip import encode_response
+from shared.serving.oip.http import encode_response
 
 
 class FakeGateway:

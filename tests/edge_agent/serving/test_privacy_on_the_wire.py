@@ -14,7 +14,7 @@ from shared.protocol.errors import Corrupt
 from shared.protocol.policy import Mode
 from shared.serving.answer import Embedding, Response, Text, Where, float32
 from shared.serving.decide.cost import Cost
-from shared.serving.oip import encode_response
+from shared.serving.oip.http import encode_response
 from tests.edge_agent.integrator import open_broker
 from tests.edge_agent.serving.faces import VECTORS, WORDS, Faces, Wire, faces_of, load_others
 from tests.edge_agent.serving.fake_gateway import FakeGateway
@@ -51,7 +51,7 @@ async def bring_into(state: str, device: Device) -> None:
     match state:
         case "saturated":
             for loaded in device.engine._models.values():
-                loaded.cost = Cost(slope=1000.0, observations=50, mean=1000.0)
+                loaded.cost = Cost(per_token=1000.0 / 128, observations=50, mean=1000.0)
         case "failing":
             device.failing = Corrupt("the program is broken")
         case "unsure":

@@ -33,11 +33,11 @@ from shared.protocol.desired import Generation, ModelRef
 from shared.protocol.policy import Policy, policy_of
 from shared.protocol.topics import Header
 from shared.serving.answer import Embedding, Label, Request, Response, Result, Text
+from shared.serving.cache.input_key import SECRET_BYTES
+from shared.serving.cache.response_cache import CacheMetrics, ResponseCache
 from shared.serving.decide.cost import Cost
 from shared.serving.engine import Engine
-from shared.serving.input_key import SECRET_BYTES
 from shared.serving.metrics import EngineMetrics
-from shared.serving.response_cache import CacheMetrics, ResponseCache
 from shared.serving.sessions.scripted import ScriptedSession
 from shared.serving.sessions.session import Feeds, Outputs
 from shared.serving.tasks.task import Prepared, Run
@@ -214,7 +214,7 @@ class Device:
 
     def costs(self, seconds: float) -> None:
         """The engine has learnt that every 128 tokens take `seconds`."""
-        self.engine._models[TENANT, MODEL, VERSION].cost = Cost(slope=seconds, observations=50, mean=seconds)
+        self.engine._models[TENANT, MODEL, VERSION].cost = Cost(per_token=seconds / 128, observations=50, mean=seconds)
 
     async def saturate(self, count: int = 100) -> list["asyncio.Task[Response]"]:
         """Fill the engine's queue behind a closed gate, then let it learn that a request takes time."""

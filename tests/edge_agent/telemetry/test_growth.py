@@ -3,8 +3,8 @@ from prometheus_client import CollectorRegistry
 
 from edge_agent.telemetry.growth import Growth
 from shared.protocol.telemetry import RELATIVE_ERROR, histogram_of, quantile
+from shared.serving.cache.response_cache import HIT, CacheMetrics
 from shared.serving.metrics import EngineMetrics
-from shared.serving.response_cache import HIT, CacheMetrics
 
 
 def test_only_what_was_added_since_is_told() -> None:

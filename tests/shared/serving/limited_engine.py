@@ -32,8 +32,8 @@ async def serve(folder: Path, count: int, width: int, *, bounded: bool) -> dict[
     from shared.serving.answer import Request
     from shared.serving.decide.footprint import allowance
     from shared.serving.engine import Engine
+    from shared.serving.memory.room import Room
     from shared.serving.metrics import EngineMetrics
-    from shared.serving.room import Room
     from shared.serving.sessions.onnx import OnnxSession
 
     wrong: list[str] = []

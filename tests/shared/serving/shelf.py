@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from shared.bundle.manifest import Manifest, Requirements, TaskKind, Variant
 from shared.io.clock import SystemClock
 from shared.serving.answer import Text
+from shared.serving.memory.room import Room
 from shared.serving.metrics import EngineMetrics
-from shared.serving.room import Room
 from shared.serving.sessions.scripted import ScriptedSession
 from tests.shared.serving.bundles import TENANT, engine, log_sink, until
 from tests.shared.serving.echo import INPUTS, EchoTask, ask

@@ -6,7 +6,7 @@ import pytest
 from shared.bundle.manifest import TaskKind
 from shared.protocol.errors import Corrupt, Refusal, Refused, Transient, Unavailable
 from shared.protocol.reported import ModelState
-from shared.serving.plain_onnx import tried_onnx
+from shared.serving.versions.plain_onnx import tried_onnx
 from tests.shared.serving.bundles import TENANT, adder, bundle, engine
 from tests.shared.serving.echo import ask, load
 

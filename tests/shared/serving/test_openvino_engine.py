@@ -11,7 +11,7 @@ from shared.protocol.errors import Refused
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request
 from shared.serving.arrangement import OPENVINO, Arrangement
-from shared.serving.oip_models import configuration, metadata
+from shared.serving.oip.models import configuration, metadata
 from shared.serving.sessions.open import open_session
 from shared.serving.tasks.rounded import STEP
 from tests.shared.serving.bundles import MAX_LENGTH, TENANT, bundle, engine

@@ -216,9 +216,10 @@ def test_whatever_comes_the_engine_stays_full_and_the_limit_holds(lanes, deadlin
     engine = VirtualEngine(lanes=lanes, deadline=deadline, seed=seed)
     engine.offer(load * lanes * PEAK / items, 0, 12, items=items)
     engine.run(12)
-    for (_, limit), (_, slots) in zip(engine.limits, engine.slots, strict=True):
-        # One request may end above the limit: there is one door for large and small.
-        assert slots < limit + engine.limiter.capacity.slots(items, items * 32)
+    held = [slots for _, slots in engine.slots]
+    for (_, limit), before, after in zip(engine.limits, held, [*held[1:], 0.0], strict=True):
+        # One door for large and small: what is under way may end above the limit by one request, and stay above one that has shrunk.
+        assert after <= before or before < limit
         assert limit >= 2 * lanes * 32
     wanted = min(load, 1.0) * lanes * PEAK / items
     if deadline is None:

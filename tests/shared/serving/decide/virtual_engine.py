@@ -10,12 +10,12 @@ import random
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
+from shared.serving.admission.limiter import Limiter
 from shared.serving.decide import cost as costs
 from shared.serving.decide.admission import Admitted, Limits, Load, Own, Shed, ShedReason, admit
 from shared.serving.decide.batching import Budget, Waiting, next_batch
 from shared.serving.decide.cost import Cost
 from shared.serving.decide.turn import expected_wait
-from shared.serving.limiter import Limiter
 
 
 class VirtualRequest:

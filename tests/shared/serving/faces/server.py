@@ -15,7 +15,7 @@ from shared.protocol.topics import Header
 from shared.serving.faces import health
 from shared.serving.faces.http import routes
 from shared.serving.faces.readiness import Readiness
-from shared.serving.plain_onnx import tried_onnx
+from shared.serving.versions.plain_onnx import tried_onnx
 from tests.shared.serving.bundles import TENANT, adder, bundle, echo, engine, log_sink
 from tests.shared.serving.in_process import try_in_process
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.serving.oip_bounds import MOST
-from shared.serving.oip_tensors import HEADER_LENGTH
+from shared.serving.oip.bounds import MOST
+from shared.serving.oip.tensors import HEADER_LENGTH
 from tests.shared.serving.bundles import TENANT
 from tests.shared.serving.faces.server import everything
 

@@ -9,8 +9,8 @@ import tritonclient.http as triton
 from tritonclient.http.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from shared.serving.oip_tensors import HEADER_LENGTH
-from shared.serving.plain_onnx import tried_onnx
+from shared.serving.oip.tensors import HEADER_LENGTH
+from shared.serving.versions.plain_onnx import tried_onnx
 from tests.shared.serving.bundles import TENANT, adder, engine
 from tests.shared.serving.every_datatype import ELEMENTS, VALUES, identities
 from tests.shared.serving.faces.server import everything, serving

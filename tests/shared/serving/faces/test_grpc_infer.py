@@ -6,9 +6,9 @@ import grpc
 import numpy as np
 import pytest
 
-from shared.serving.oip_tensors import to_binary
-from shared.serving.plain_onnx import tried_onnx
+from shared.serving.oip.tensors import to_binary
 from shared.serving.sessions.datatypes import OF_ONNX
+from shared.serving.versions.plain_onnx import tried_onnx
 from tests.shared.serving.bundles import TENANT, engine
 from tests.shared.serving.every_datatype import ELEMENTS, VALUES, array_of, identities
 from tests.shared.serving.faces.grpc_served import served, text, with_models

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.faces.grpc_messages import INFERENCE
 from shared.serving.faces.grpc_tensors import arrays_in, parameters_in, put_arrays, put_parameters
-from shared.serving.oip_tensors import to_binary
+from shared.serving.oip.tensors import to_binary
 from shared.serving.sessions.datatypes import NUMPY, datatype_of
 
 KINDS = [np.dtype(kind) for name, kind in NUMPY.items() if name != "BYTES"]

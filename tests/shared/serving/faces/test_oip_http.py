@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shared.serving.answer import Request
-from shared.serving.oip import decode_response, encode_request
+from shared.serving.oip.http import decode_response, encode_request
 from tests.shared.serving.bundles import TENANT
 from tests.shared.serving.faces.server import everything
 

@@ -13,9 +13,9 @@ from tritonclient.utils import InferenceServerException
 
 from shared.bundle.manifest import TaskKind
 from shared.serving.answer import Request
-from shared.serving.oip import decode_response, encode_request
-from shared.serving.oip_models import EXTENSIONS
-from shared.serving.oip_tensors import HEADER_LENGTH
+from shared.serving.oip.http import decode_response, encode_request
+from shared.serving.oip.models import EXTENSIONS
+from shared.serving.oip.tensors import HEADER_LENGTH
 from tests.shared.serving.bundles import TENANT, bundle, engine
 from tests.shared.serving.faces.server import everything, serving
 from tests.shared.serving.faces.test_clients import with_triton

@@ -9,9 +9,9 @@ import pytest
 from shared.bundle.manifest import MANIFEST_FILE, Manifest, Requirements, TaskKind, TensorSpec, Variant, canonical
 from shared.protocol.reported import Isolation
 from shared.serving.arrangement import OPENVINO
-from shared.serving.plain_onnx import tried_onnx
 from shared.serving.trial.run import try_bundle
 from shared.serving.trial.verdict import Died, Passed, TrialLimits, TrialRequest
+from shared.serving.versions.plain_onnx import tried_onnx
 from tests.hostile import programs
 from tests.hostile.corpus import bundle as tensor_bundle
 from tests.shared.serving.bundles import adder, bundle, echo, files_of

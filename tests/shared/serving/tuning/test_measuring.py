@@ -14,10 +14,10 @@ from shared.protocol.errors import Corrupt
 from shared.serving.decide.tuned import rows_of
 from shared.serving.decide.tuning import Why
 from shared.serving.decide.ways import Program, Space, Stage
-from shared.serving.plain_onnx import VARIANT, readable, tried_onnx
 from shared.serving.tuning.machine import machine_here, programs_of
 from shared.serving.tuning.run import tune
 from shared.serving.tuning.wire import TuneRequest
+from shared.serving.versions.plain_onnx import VARIANT, readable, tried_onnx
 from tests.shared.serving.bundles import adder
 
 SHIPPED = Path(cloud_core.models.__file__).parent / "shipped"

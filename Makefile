@@ -45,11 +45,11 @@ check: $(VENV)/.dev
 	$(BIN)/pytest -q tests/architecture
 
 test: $(VENV)/.dev
-	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
+	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client strace e2fsprogs mount
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/importing $(ARGS)
 
 test-slow: $(VENV)/.import
-	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client
+	@tests/install_system.sh mosquitto postgresql chromium kubernetes-client strace e2fsprogs mount prometheus
 	$(BIN)/pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 bench: $(VENV)/.dev

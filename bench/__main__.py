@@ -21,8 +21,11 @@ BENCHMARKS = (
     "reference_scenario",
     "capacity",
     "routing_sim",
+    "routing_live",
     "telemetry_idle",
     "telemetry_ingest",
+    "distribution",
+    "mqtt_transport",
     "gpu",
 )
 

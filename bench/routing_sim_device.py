@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from bench.routing_sim_world import Job, Place, Stay, World
 from cloud_core.decide import pressure as pressures
-from edge_agent.decide import timeouts
+from edge_agent.decide import displacement, timeouts
 from edge_agent.decide.routing import Ask, Cloud, Local, Refuse, after_cloud_failure, after_local_failure, route
 from edge_agent.serving.cloud import CloudTarget
 from shared.protocol.policy import Mode, Rules
@@ -145,21 +145,26 @@ class Routed:
     def __init__(self, world: World, local: Place, cloud: CloudSide, target: CloudTarget, rules: Rules) -> None:
         self._world, self._local, self._cloud, self._target, self._rules = world, local, cloud, target, rules
         self.reasons: dict[str, int] = {}
+        self._traffic = displacement.Traffic()
 
     def ask(self, job: Job) -> None:
         """A request is here."""
         self._target.asked()
         state = self._target.state(MODEL, self._rules, size=_size(job))
-        local, ask, now = self._local.predicted(job), Ask(deadline=job.deadline), self._world.now
+        now, ask = self._world.now, Ask(deadline=job.deadline)
+        local = self._local.predicted(job, followers=displacement.followers(self._traffic, now=now))
         verdict = route(ask, local, state, self._rules, now=now)
         verdict = self._target.exercise(verdict, ask, local, state, self._rules, now=now)
+        self._traffic = displacement.arrived(
+            self._traffic, here=isinstance(verdict, Local), busy=local.expected_wait > 0.0, now=now
+        )
         name = f"{type(verdict).__name__.lower()} {verdict.reason.value}"
         self.reasons[name] = self.reasons.get(name, 0) + 1
         if isinstance(verdict, Local):
             self._here(job)
         elif isinstance(verdict, Cloud):
-            completion = None if local.full or self._rules.mode is Mode.CLOUD_ONLY else local.completion
-            until = timeouts.with_reserve(job.deadline, completion, now=now)
+            completion = None if self._rules.mode is Mode.CLOUD_ONLY else local.completion
+            until = timeouts.with_reserve(job.deadline, completion, now=now, usual=state.completion)
             Trip(self._world, self._cloud, self._target, job, lambda reply: self._back(job, reply), until=until)
 
     def _here(self, job: Job, *, again: bool = False) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench.routing_sim_traces import ServiceTimes
+from edge_agent.decide.displacement import displaced
 from edge_agent.decide.routing import LocalState
 from shared.serving.admission.limiter import Limiter
 from shared.serving.decide import cost as costs
@@ -156,8 +157,8 @@ class Place:
         """Seconds until a batch formed now would start, as an engine tells routing and the pressure it announces."""
         return self.load().expected_wait * self.limiter.stretch(now=self._world.now).factor
 
-    def predicted(self, job: Job) -> LocalState:
-        """What an engine tells routing of one request."""
+    def predicted(self, job: Job, *, followers: float = 0.0) -> LocalState:
+        """What an engine tells routing of one request, and what that costs `followers` a second."""
         load, stretch = self.load(), self.limiter.stretch(now=self._world.now)
         turn, own = load.expected_wait, predict(self._cost, job.tokens)
         return LocalState(
@@ -165,6 +166,7 @@ class Place:
             service=stretch.of(turn + own) - turn * stretch.factor,
             full=self.limiter.in_flight(load) >= self.limiter.limit,
             caution=stretch.of(turn + own) - (turn + own) * stretch.factor,
+            displaced=displaced(followers, wait=turn * stretch.factor, work=own * stretch.factor),
         )
 
     def offer(self, job: Job, deadline: float, ended: Callable[[bool], None], *, guarded: bool = True) -> Stay | None:

@@ -108,7 +108,7 @@ async def _through(engine: AsyncEngine, port: int, size: int) -> dict[str, float
     )
     seconds = 1.0 if is_quick() else SECONDS
     rate = 100.0 if is_quick() else RATE
-    tasks = [asyncio.create_task(each) for each in (link.run(), ingest.run(link.publish), rollup.run())]
+    tasks = [asyncio.create_task(each) for each in (link.run(), ingest.run(link.publish_all), rollup.run())]
     try:
         await link.wait_connected()
         await _devices(port, size, rate, seconds / 3, log=sys.stderr)  # warm: caches, pages, plans
@@ -116,8 +116,9 @@ async def _through(engine: AsyncEngine, port: int, size: int) -> dict[str, float
         found = await _devices(port, size, rate, seconds, log=sys.stderr)
     finally:
         await link.close()
-        for task in tasks[1:]:
-            task.cancel()
+        async with turn:  # nobody is cut off while it writes: SQLite would stay locked for whoever comes next
+            for task in tasks[1:]:
+                task.cancel()
         await asyncio.wait(tasks)
     return {
         "batches_per_s": found["per_second"],

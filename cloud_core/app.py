@@ -4,13 +4,13 @@ Every role is a process of its own and imports only its own part: half a dozen o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,6 +19,7 @@ from cloud_core import config
 from cloud_core.announced import announce, url_of
 from cloud_core.children import DRAIN_S, children, replica_name, with_ports
 from cloud_core.config import Settings
+from cloud_core.health_site import LOOPBACK, health_site
 from cloud_core.keys import load_or_create
 from cloud_core.site_stop import stop_site
 from cloud_core.store import commands, database
@@ -29,17 +30,12 @@ from shared.io.durable import FolderLock
 from shared.io.logs import Log
 from shared.io.process_metrics import ProcessMetrics
 from shared.io.program import Program
-from shared.io.web import Site, middlewares
+from shared.io.web import Site
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.decide.readiness import Check
-from shared.serving.faces import health
-from shared.serving.faces.readiness import Readiness
 
 if TYPE_CHECKING:
     from cloud_core.models.trial import Gate
-
-LOOPBACK = "127.0.0.1"
-T = TypeVar("T")
 
 
 class Process(NamedTuple):
@@ -57,6 +53,11 @@ class Process(NamedTuple):
         """Write `run/<name>.json`."""
         url = url_of(host or self.settings.host, port)
         announce(self.settings.data / "run", name=self.name, url=url, at=self.clock.wall())
+
+    async def tell_health(self, checks: Callable[[], Sequence[Check]]) -> None:
+        """On a free loopback port, for roles whose work is not HTTP."""
+        port = await health_site(self.name, checks, program=self.program, registry=self.registry, log=self.log)
+        self.announce(port, LOOPBACK)
 
     async def run(self) -> None:
         """Run the program to its end."""
@@ -76,17 +77,18 @@ async def run_everything(settings: Settings) -> None:
         await _first_run(fixed, clock)
         program = Program(log)
         for spec in supervisor.specs:
-            program.task(f"child:{spec.name}", _bound(supervisor.run_child, spec))
+            program.task(f"child:{spec.name}", partial(supervisor.run_child, spec))
         program.task("state", supervisor.keep_state)
         for stage in supervisor.stop_stages:
-            program.on_stop(f"stage {stage}", _bound(supervisor.stop, stage), timeout=supervisor.stage_timeout(stage))
+            program.on_stop(f"stage {stage}", partial(supervisor.stop, stage), timeout=supervisor.stage_timeout(stage))
         program.on_stop("state", supervisor.write_state)
         await program.run(lifeline=config.lifeline())
 
 
 async def run_api(settings: Settings) -> None:
     """The admin API, the device API and the dashboard."""
-    from cloud_core.api.application import FEED, build_api  # noqa: PLC0415 - only its own role
+    from cloud_core.api.application import CONTENT, FEED, build_api  # noqa: PLC0415 - only its own role
+    from cloud_core.api.content_link import serve_content  # noqa: PLC0415 - only its own role
 
     process = _process(settings, "api")
     gate, keys = await _gate(process), load_or_create(settings.secrets)
@@ -97,6 +99,7 @@ async def run_api(settings: Settings) -> None:
     async def end_streams() -> None:
         application[FEED].close()
 
+    serve_content(settings, keys, application[CONTENT], program=process.program, clock=process.clock)
     process.program.task("events", application[FEED].run)
     process.program.on_stop("event streams", end_streams)
     stop_site(process.program, site, drain=DRAIN_S)
@@ -118,7 +121,20 @@ async def run_loops(settings: Settings) -> None:
         registry=process.registry,
         clock=process.clock,
     )
-    await _health_site(process, lambda: (Check(name="broker", ok=link.connected, detail="not connected"),))
+    await process.tell_health(lambda: (Check(name="broker", ok=link.connected, detail="not connected"),))
+    await process.run()
+
+
+async def run_ingest(settings: Settings) -> None:
+    """One more process that takes telemetry, with a small site for its health."""
+    from cloud_core.loops import run_ingest as ingest  # noqa: PLC0415 - only its own role
+
+    process = _process(settings, f"ingest-{settings.ingest_number}")
+    link = await ingest.run_ingest(
+        settings, engine=process.database, keys=load_or_create(settings.secrets), program=process.program,
+        log=process.log, registry=process.registry, clock=process.clock,
+    )  # fmt: skip
+    await process.tell_health(lambda: (Check(name="broker", ok=link.connected, detail="not connected"),))
     await process.run()
 
 
@@ -137,7 +153,7 @@ async def run_broker(settings: Settings) -> None:
         raise Refused(
             "cannot listen", kind=Refusal.CONFLICT, field="mqtt_port", value=address, allowed=allowed
         ) from error
-    await _health_site(process, tuple)
+    await process.tell_health(tuple)
     await process.run()
 
 
@@ -240,17 +256,6 @@ async def _first_run(settings: Settings, clock: Clock) -> None:
         typer.echo(f"made user {commands.ADMIN} of tenant default; its password, shown only this once: {password}")
 
 
-async def _health_site(process: Process, checks: Callable[[], Sequence[Check]]) -> None:
-    """Health and metrics on a free loopback port, for roles whose work is not HTTP."""
-    site, readiness = Site(), Readiness(checks=checks)
-    application = web.Application(middlewares=middlewares(process.log))
-    application.add_routes(
-        health.routes(instance=f"cloud-core/{process.name}", registry=process.registry, readiness=readiness)
-    )
-    process.announce(await site.start(application, host=LOOPBACK, port=0), LOOPBACK)
-    process.program.on_stop("health", site.close)
-
-
 async def _gate(process: Process) -> "Gate":
     """What decides which versions may exist, for whoever publishes."""
     from cloud_core.models.trial import VersionTrials, isolation_of  # noqa: PLC0415 - only the roles that publish
@@ -292,7 +297,3 @@ def _log(settings: Settings, name: str, *, own_file: bool) -> Log:
     if file is not None and own_file:
         file = file.with_name(f"{file.stem}.{name}{file.suffix}")
     return logs.build(name, level=settings.log_level, file=file)
-
-
-def _bound(function: Callable[[T], Coroutine[Any, Any, None]], value: T) -> Callable[[], Coroutine[Any, Any, None]]:
-    return lambda: function(value)

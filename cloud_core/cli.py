@@ -35,6 +35,7 @@ class Role(StrEnum):
     GATEWAY = "gateway"
     LOOPS = "loops"
     BROKER = "broker"
+    INGEST = "ingest"
 
 
 PORT_OF = {None: "api_port", Role.API: "api_port", Role.GATEWAY: "gateway_port", Role.BROKER: "mqtt_port"}
@@ -114,6 +115,7 @@ def serve(
         Role.GATEWAY: composition.run_gateway,
         Role.LOOPS: composition.run_loops,
         Role.BROKER: composition.run_broker,
+        Role.INGEST: composition.run_ingest,
     }
     _execute(runners[role], flags, config_file)
 

@@ -22,6 +22,8 @@ RANGES = (
     ("replica_port", 0, 65535),
     ("replica_grpc_port", -1, 65535),
     ("mqtt_port", 0, 65535),
+    ("mqtt_device_bytes_per_s", 1, 1 << 40),
+    ("mqtt_part_bytes", 1024, 1 << 20),
     ("replicas", 0, 1024),
     ("replica_threads", 1, 1024),
     ("replica_lanes", 1, 1024),
@@ -35,6 +37,7 @@ RANGES = (
     ("access_token_s", 1.0, 366 * 86400.0),
     ("desired_valid_s", 1.0, 3660 * 86400.0),
     ("lost_after_s", 0.1, 366 * 86400.0),
+    ("ingest_number", 1, 4),
     ("import_memory_bytes", 64 << 20, 1 << 50),
     ("import_seconds", 1.0, 30 * 86400.0),
     ("import_disk_bytes", 1 << 20, 1 << 60),
@@ -54,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     data_dir: str = "./.tideline/cloud"
     """Artifacts, keys and logs."""
+    chunk_store: str = "folder"
+    """Where chunks of models are kept: `folder` (below data_dir), or `s3://bucket/prefix` with the extra `s3` and `AWS_*` variables."""
     database_url: str = "sqlite+aiosqlite:///./tideline.db"
     host: str = "127.0.0.1"
     api_port: int = 8080
@@ -91,6 +96,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mqtt_port: int = 1883
     mqtt_embedded: bool = True
     """Run the embedded broker; false when Mosquitto or another broker listens at mqtt_host:mqtt_port."""
+    mqtt_device_bytes_per_s: int = 16 << 20
+    """How fast models and trust metadata are sent to one device over MQTT at the most."""
+    ingest_shared: bool = False
+    """Take telemetry in turns with processes of the role `ingest`; needs a broker with shared subscriptions (Mosquitto, EMQX)."""
+    ingest_number: int = 1
+    """Which of the processes of the role `ingest` this is."""
+    mqtt_part_bytes: int = 65536
+    """Bytes of models in one message over MQTT at the most, whatever a device asks for: less than the broker takes in one packet."""
     mosquitto_dir: str = ""
     """With a Mosquitto broker: the folder where its password and access files are kept up to date; empty for none."""
     mosquitto_pid_file: str = ""
@@ -187,6 +200,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.data / "secrets"
 
     @property
+    def trust_keys(self) -> Path:
+        """Where keys of tenants' TUF repositories are kept."""
+        return self.secrets / "trust"
+
+    @property
     def advertised_host(self) -> str:
         """What devices are told."""
         return self.public_host or self.host
@@ -216,6 +234,9 @@ def read(flags: Mapping[str, object], file: Path | None = None) -> Settings:
             raise Refused("bad setting", field=name, value=value, allowed=f"{low} to {high}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise Refused("bad setting", field="log_level", value=settings.log_level, allowed="debug, info, warning, error")
+    if settings.chunk_store != "folder" and not settings.chunk_store.startswith("s3://"):
+        allowed = "folder, or s3://bucket/prefix"
+        raise Refused("bad setting", field="chunk_store", value=settings.chunk_store, allowed=allowed)
     if not settings.database_url.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
         allowed = "sqlite+aiosqlite:///… or postgresql+asyncpg://…"
         raise Refused("bad setting", field="database_url", value=settings.database_url, allowed=allowed)

@@ -12,22 +12,24 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
+import msgspec
 from prometheus_client import CollectorRegistry
 
-from edge_agent.config import Settings
+from edge_agent.config import Settings, Transport
 from edge_agent.control.applied import PolicyHolder
 from edge_agent.control.converge import Converger
 from edge_agent.control.enrol import Enrolment, How, enrol, enrol_alone, identity_or_how
-from edge_agent.control.errand import Errands
-from edge_agent.control.fetch import Fetcher
-from edge_agent.control.host import Disk
-from edge_agent.control.identity import AccessTokens
+from edge_agent.control.identity import AccessTokens, Identity
 from edge_agent.control.link import Hooks, Link
 from edge_agent.control.loading import Loader
 from edge_agent.control.state import AgentState
 from edge_agent.control.trials import Trials
 from edge_agent.control.trust import Trust
+from edge_agent.control.trust_client import TrustClient
+from edge_agent.control.trust_record import TrustRecord
 from edge_agent.control.tuner import details_of
+from edge_agent.converging import converger_of
+from edge_agent.fetching import Ways, ways_of
 from edge_agent.listening import TENANT, listen
 from edge_agent.parts import Core, Kept
 from edge_agent.sampling import uplink_of
@@ -50,8 +52,8 @@ from edge_agent.telemetry.convergence import ConvergenceWatch
 from edge_agent.telemetry.host import hardware
 from edge_agent.telemetry.meters import AgentMetrics
 from edge_agent.telemetry.metrics import Interval
+from edge_agent.trusting import trust_of
 from edge_agent.tuning import arrangements_of, tuner_of
-from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
 from shared.io.durable import FolderLock
 from shared.io.logs import Log
@@ -59,6 +61,7 @@ from shared.io.loop_lag import LoopLag
 from shared.io.memory import Heap, memory_limit
 from shared.io.program import Program
 from shared.protocol.enrolment import EnrolAnswer
+from shared.protocol.reported import Reported
 from shared.serving.cache.input_key import SECRET_BYTES
 from shared.serving.cache.response_cache import CacheMetrics, ResponseCache
 from shared.serving.catalog import order_of
@@ -90,9 +93,10 @@ async def build_agent(settings: Settings, log: Log) -> Program:
         undo.callback(state.close)
         if state.recovered is not None:
             log.error("the record was damaged and put aside", path=str(state.recovered))
-        uplink = uplink_of(core, state, undo)
+        uplink, trusted = uplink_of(core, state, undo), TrustRecord(settings.state)
+        undo.callback(trusted.close)
         await listen(core, undo, announced=True)
-        _control(core, Kept(identity, state, uplink), wanted)
+        _control(core, Kept(identity, state, uplink, trusted), wanted)
         core.program.on_stop("free", undo.pop_all().aclose, timeout=CLOSE_S)
     return core.program
 
@@ -175,6 +179,7 @@ async def _core(settings: Settings, log: Log, undo: AsyncExitStack, *, kept: Pat
         looks=looks,
         metrics=metrics,
         router=router,
+        accounts=accounts,
         early=EarlyRefusal(engine, cloud, holder, accounts, lag=LoopLag(clock), clock=clock),
         reach=reach,
         standing=standing,
@@ -199,16 +204,21 @@ def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
             settings, log = core.settings, core.log
             identity = await enrol(settings.state, wanted, http=core.http, log=log, draw=random.random)
         own, tokens = identity.own, AccessTokens(identity.own, identity.signer, http=core.http, clock=core.clock)
-        converger, link = _linked(core, kept, own, tokens)
+        converger, link, trust, ways = _linked(core, kept, identity, tokens)
         links.append(link)
         await converger.start_from_disk()
         async with asyncio.TaskGroup() as group:
             group.create_task(converger.run(), name="converge")
+            group.create_task(trust.run(), name="trust")
             group.create_task(link.run(), name="link")
             group.create_task(tuner_of(core, link.changed).run(), name="tune")
             group.create_task(link.report_forever(), name="report")
             group.create_task(kept.uplink.send_forever(link.telemetry), name="uplink")
-            group.create_task(core.reach.refresh_forever(Gateway(own.gateway_url, tokens), own.tenant), name="reach")
+            group.create_task(ways.run(), name="content")
+            if core.settings.transport is not Transport.MQTT:
+                group.create_task(
+                    core.reach.refresh_forever(Gateway(own.gateway_url, tokens), own.tenant), name="reach"
+                )
 
     async def goodbye() -> None:
         link = links[0] if links else None
@@ -221,43 +231,33 @@ def _control(core: Core, kept: Kept, wanted: Enrolment | None) -> None:
     core.program.on_stop("goodbye", goodbye)
 
 
-def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> tuple[Converger, Link]:
-    """The converger and the link of an enrolled device; from here on it has a cloud."""
-    settings, clock, log, standing = core.settings, core.clock, core.log, core.standing
-    store = Disk(kept.state, ChunkStore(settings.state / "chunks"), settings.bundles)
-    fetcher = Fetcher(core.http, api_url=own.api_url, tokens=tokens, clock=clock)
-
+def _linked(
+    core: Core, kept: Kept, identity: Identity, tokens: AccessTokens
+) -> tuple[Converger, Link, TrustClient, Ways]:
+    """What an enrolled device converges, speaks and trusts by; from here on it has a cloud."""
+    settings, clock, log, standing, own = core.settings, core.clock, core.log, core.standing, identity.own
+    ways = ways_of(core, own.api_url, tokens, lambda: link)
     watch = ConvergenceWatch(core.metrics, core.interval, clock)
 
     def changed() -> None:
         link.changed()
         watch.changed(converger.report())
 
-    converger = Converger(
-        Trust(own.tenant, own.device, own.keys),
-        store,
-        Errands(own.tenant, store, fetcher, core.engine, core.loader),
-        host=core.engine,
-        holder=core.holder,
-        device=core.device,
-        arrangements=core.arrangements,
-        clock=clock,
-        log=log,
-        draw=random.random,
-        changed=changed,
-        stepped=core.interval.stepped,
-        isolation=standing.isolation,
-        pinned=settings.pinned_models,
-    )
+    def report() -> Reported:
+        return msgspec.structs.replace(converger.report(), trust=trust.report())
+
+    trust = trust_of(core, identity, kept.trusted, ways.fetcher, changed)
+    converger = converger_of(core, kept, Trust(own.tenant, own.device, own.keys), ways.fetcher, changed, trust.check)
     core.engine.residency.lost = converger.look_again
     link = Link(
         own,
         Hooks(
             generation=converger.accept,
-            snapshot=converger.report,
+            snapshot=report,
             acknowledged=kept.uplink.acknowledged,
             pressure=core.cloud.announced,
             connected=kept.uplink.connected,
+            content=ways.mqtt,
         ),
         state=kept.state,
         hardware=core.hardware,
@@ -268,13 +268,14 @@ def _linked(core: Core, kept: Kept, own: EnrolAnswer, tokens: AccessTokens) -> t
         draw=random.random,
         count=core.metrics.message,
     )
-    core.forwarder.connect(Gateway(own.gateway_url, tokens))
-    core.cloud.enrolled(silence=lambda: link.silent_for(core.holder.issued_at))
-    standing.enrolled(own.tenant, own.device, converger.report)
+    if settings.transport is not Transport.MQTT:
+        core.forwarder.connect(Gateway(own.gateway_url, tokens))
+        core.cloud.enrolled(silence=lambda: link.silent_for(core.holder.issued_at))
+    standing.enrolled(own.tenant, own.device, report)
     standing.link = lambda: LinkState(
         enrolled=True, connected=link.connected, control_plane_online=link.control_plane_online, epoch=link.epoch
     )
-    return converger, link
+    return converger, link, trust, ways
 
 
 async def enrol_device(settings: Settings) -> EnrolAnswer:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -107,6 +108,7 @@ def lines_of(told: Mapping[str, object]) -> Sequence[str]:
     link = _map(told.get("link"))
     state = "not enrolled" if not link.get("enrolled") else "connected" if link.get("connected") else "not connected"
     lines.append(f"link       {state}" + (", control plane online" if link.get("control_plane_online") else ""))
+    lines += _trust(_map(told.get("trust")))
     if told.get("isolation"):
         lines.append(f"isolation  {told.get('isolation')} while models are tried")
     for slot in ("accepted", "applied", "previous"):
@@ -120,12 +122,12 @@ def lines_of(told: Mapping[str, object]) -> Sequence[str]:
     if report:
         order = ".".join(str(part) for part in _list(report.get("applied"))) or "none"
         target = ".".join(str(part) for part in _list(report.get("target"))) or "none"
-        lines.append(f"generation {order}, newest {target}: {report.get('convergence')}")
+        outcome = f", {report.get('outcome')}" if report.get("outcome") else ""
+        lines.append(f"generation {order}, newest {target}: {report.get('convergence')}{outcome}")
         if report.get("step"):
             lines.append(f"step       {report.get('step')}")
         for model in map(_map, _list(report.get("models"))):
-            progress = model.get("progress")
-            share = f" {float(progress):.0%}" if isinstance(progress, int | float) else ""
+            share = _share(model)
             mark = " (active)" if model.get("active") else ""
             name = f"{model.get('name')} {model.get('version')} {model.get('variant') or '-'}"
             lines.append(f"  {name}: {model.get('state')}{share}{mark}")
@@ -136,6 +138,34 @@ def lines_of(told: Mapping[str, object]) -> Sequence[str]:
     if told.get("running"):
         lines.append("ready      " + ("yes" if told.get("ready") else "no: " + "; ".join(map(str, reasons))))
     return lines
+
+
+def _trust(told: Mapping[str, object]) -> Sequence[str]:
+    """How the device stands with what it may install."""
+    if not told:
+        return ()
+    versions = ", ".join(f"{role} {version}" for role, version in _map(told.get("versions")).items())
+    until = told.get("expires_at")
+    end = f", until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC" if isinstance(until, int | float) else ""
+    pinned, later = (
+        str(told.get("pinned_root") or "none")[:16],
+        " after its enrolment" if told.get("pinned_later") else "",
+    )
+    lines = [f"trust      {told.get('state')}: {versions or 'no metadata yet'}{end}; root {pinned} pinned{later}"]
+    if told.get("error"):
+        lines.append(f"  {told.get('error')}")
+    return lines
+
+
+def _share(model: Mapping[str, object]) -> str:
+    """Such as ` 40%, 1.2 MB/s, 30 s left`."""
+    progress, rate, left = (model.get(name) for name in ("progress", "bytes_per_s", "seconds_left"))
+    if not isinstance(progress, int | float):
+        return ""
+    share = f" {progress:.0%}"
+    if isinstance(rate, int | float) and isinstance(left, int | float) and progress < 1:
+        share += f", {rate / 1e6:.2f} MB/s, {left:.0f} s left"
+    return share
 
 
 def _tuning(told: Mapping[str, object]) -> Sequence[str]:

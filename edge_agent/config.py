@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,8 @@ RANGES = (
     ("busy_poll_us", 0, 10_000),
     ("spool_bytes", 100_000, 1 << 50),
     ("mqtt_keepalive_s", 1, 65535),
+    ("mqtt_part_bytes", 1024, 1 << 20),
+    ("download_min_bytes_per_s", 1, 1 << 40),
     ("mqtt_infer_in_flight", 1, 1024),
     ("telemetry_interval_s", 0.1, 86400.0),
     ("drain_s", 0.0, 3600.0),
@@ -44,6 +47,16 @@ RANGES = (
     ("trial_seconds", 1.0, 86400.0),
 )
 """Numbers that are allowed, both ends included; NaN is in no range."""
+
+
+class Transport(StrEnum):
+    """How models and trust metadata come."""
+
+    AUTO = "auto"
+    """HTTP, and MQTT while HTTP is away for a minute."""
+    HTTP = "http"
+    MQTT = "mqtt"
+    """Nothing is asked over HTTP then, the gateway neither."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +116,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 16 << 20
     """Bytes of one inference request, over HTTP and gRPC."""
     mqtt_keepalive_s: int = 15
+    transport: Transport = Transport.AUTO
+    """How models and trust metadata come: `http`, `mqtt` or `auto`."""
+    mqtt_part_bytes: int = 65536
+    """Bytes of models in one message over MQTT; brokers on the way may allow less."""
+    download_min_bytes_per_s: int = 1024
+    """What downloads slower than this, on the average of half a minute, is given up on and tried again later."""
     metered: bool = False
     """The link to the cloud costs by the byte: nothing goes there only to see how it is."""
     mqtt_infer_url: str = ""

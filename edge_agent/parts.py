@@ -12,7 +12,9 @@ from edge_agent.control.identity import Identity
 from edge_agent.control.loading import Loader
 from edge_agent.control.state import AgentState
 from edge_agent.control.trials import Trials
+from edge_agent.control.trust_record import TrustRecord
 from edge_agent.decide.variants import DEFAULT, Device
+from edge_agent.serving.accounts import Accounts
 from edge_agent.serving.activity import Activity
 from edge_agent.serving.cloud import CloudTarget
 from edge_agent.serving.early import EarlyRefusal
@@ -58,6 +60,7 @@ class Core(NamedTuple):
     looks: CacheMetrics
     metrics: AgentMetrics
     router: Router
+    accounts: Accounts
     early: EarlyRefusal
     reach: Reach
     standing: Standing
@@ -80,3 +83,4 @@ class Kept(NamedTuple):
     identity: Identity | None
     state: AgentState
     uplink: Uplink
+    trusted: TrustRecord

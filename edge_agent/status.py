@@ -9,10 +9,13 @@ import msgspec
 from edge_agent.control.identity import load_identity
 from edge_agent.control.state import FILE as RECORD
 from edge_agent.control.state import AgentState, Slot
+from edge_agent.control.trust_client import kept_trust
 from edge_agent.control.tuner import summary_of
+from shared.io.clock import SystemClock
 from shared.io.durable import FolderLock, write_durably
 from shared.protocol.errors import Refusal, Refused
 from shared.protocol.reported import Isolation, Reported
+from shared.protocol.trust import TrustReport
 from shared.serving.tuning.records import Records
 
 FILE = "agent.json"
@@ -60,6 +63,8 @@ class Standing:
         self.link: Callable[[], Link] = lambda: Link(enrolled=False)
         self.report: Callable[[], Reported | None] = lambda: None
         self.isolation = Isolation.NONE
+        self.trust: Callable[[], TrustReport | None] = lambda: None
+        """How it stands with what may be installed."""
         self.running: Callable[[], Mapping[str, object] | None] = lambda: None
         """How models run here, and what was measured for it."""
 
@@ -76,6 +81,7 @@ class Standing:
             "link": self.link(),
             "breaker": self._breaker(),
             "isolation": self.isolation,
+            "trust": self.trust(),
             "tuning": self.running(),
             "reported": self.report(),
         }
@@ -92,10 +98,10 @@ def at_rest(folder: Path) -> dict[str, object]:
     if not folder.is_dir():
         raise Refused("no agent ever ran here", kind=Refusal.NOT_FOUND, field="state_dir", value=str(folder))
     with FolderLock(folder, field="state_dir"):
-        return _kept(folder)
+        return _kept(folder, SystemClock().wall())
 
 
-def _kept(folder: Path) -> dict[str, object]:
+def _kept(folder: Path, now: float) -> dict[str, object]:
     identity = load_identity(folder)
     own = identity.enrolment if identity is not None else None
     told: dict[str, object] = {
@@ -103,6 +109,7 @@ def _kept(folder: Path) -> dict[str, object]:
         "tenant": None if own is None else own.tenant,
         "device": None if own is None else own.device,
         "link": Link(enrolled=own is not None),
+        "trust": None if identity is None or own is None else kept_trust(folder, identity, now),
         "tuning": {"found": [summary_of(record) for record in Records(folder).read()]},
     }
     if not (folder / RECORD).exists():

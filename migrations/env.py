@@ -9,7 +9,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from cloud_core import config as settings
-from cloud_core.store import telemetry_tables as tables
+from cloud_core.store import rollout_tables as tables
 from cloud_core.store.database import open_database
 
 

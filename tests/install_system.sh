@@ -7,6 +7,8 @@ for package in "$@"; do
         mosquitto) PATH="$PATH:/usr/sbin" command -v mosquitto >/dev/null || missing="$missing mosquitto" ;;
         postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql" ;;
         chromium) command -v chromium >/dev/null || missing="$missing chromium fonts-noto-cjk" ;;
+        e2fsprogs) PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs" ;;
+        strace | mount) command -v "$package" >/dev/null || missing="$missing $package" ;;
         kubernetes-client) command -v kubectl >/dev/null || missing="$missing kubernetes-client" ;;
         *) dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package" ;;
     esac

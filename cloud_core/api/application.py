@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from cloud_core.api import (
     assignments,
     audit,
+    chunk_survey,
     chunks,
     device,
     devices,
@@ -20,12 +21,16 @@ from cloud_core.api import (
     openapi,
     policies,
     replicas,
+    rollouts,
     telemetry,
+    telemetry_live,
     tenants,
     tokens,
+    trust,
     users,
     versions,
 )
+from cloud_core.api.content_desk import ContentDesk
 from cloud_core.api.dispatch import Dispatcher
 from cloud_core.api.feed import Feed
 from cloud_core.api.health import Health
@@ -37,6 +42,8 @@ from shared.io import web as http
 from shared.io.clock import Clock
 from shared.io.logs import Log
 
+CONTENT = web.AppKey("content", ContentDesk)
+"""What a server runs beside, on a connection to the broker, for devices that have only MQTT."""
 FEED = web.AppKey("feed", Feed)
 """A server that shuts down calls `app[FEED].close()`, or waits for its event streams until it gives up."""
 PAGES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -50,8 +57,8 @@ POLICY = (
 def table() -> tuple[Route, ...]:
     """Every route of the admin and device API."""
     resources_of = (
-        login, models, versions, chunks, imports, devices, groups, policies, assignments, replicas, users, tokens, tenants,
-        audit, events, telemetry, device,
+        login, models, versions, chunk_survey, chunks, imports, devices, groups, policies, assignments, rollouts,
+        replicas, users, tokens, tenants, audit, events, telemetry, telemetry_live, trust, device,
     )  # fmt: skip
     described = tuple(route for resource in resources_of for route in resource.routes())
     return (*described, *openapi.routes(described, version=_version()))
@@ -71,6 +78,16 @@ def build_api(  # noqa: PLR0917 - what a composition hands over, in one order ev
     health = Health(api, version=_version())
     app = web.Application(middlewares=[*http.middlewares(log), _hardened], client_max_size=http.MAX_BODY)
     app[FEED] = api.feed
+    app[CONTENT] = ContentDesk(
+        engine,
+        api.artifacts,
+        api.trust.file,
+        bytes_per_s=settings.mqtt_device_bytes_per_s,
+        part_bytes=settings.mqtt_part_bytes,
+        clock=clock,
+        log=log,
+        registry=registry,
+    )
 
     async def ended(_app: web.Application) -> None:
         api.feed.close()

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from cloud_core.api.paging import QUERY, after_of, limit_of, page_of
-from cloud_core.api.routes import Call, Needs, Page, Reply, Route, Scope, absent
+from cloud_core.api.routes import Call, Needs, Page, Reply, Route, Scope, absent, conflict
 from cloud_core.decide.access import Resource, Verb
-from cloud_core.store import assignments, groups, policies, versions
+from cloud_core.store import assignments, groups, policies, rollouts, versions
 from cloud_core.store.assignments import Assignment, Wanted
 from shared.protocol.desired import Generation, Limits, ModelRef, check_generation
 from shared.protocol.errors import Refusal, Refused
@@ -91,6 +91,7 @@ async def put(call: Call) -> Reply:
         parse_window(body.limits.download_window, field="limits.download_window")
     policy = await _policy(call, body.policy)
     check_together(body.models, policy)
+    await _not_against_a_rollout(call, name, held.wanted if held is not None else (), body.models)
     stored = await assignments.put(
         call.connection,
         call.tenant,
@@ -115,8 +116,18 @@ async def deleted(call: Call) -> Reply:
     """The group asks for nothing any more."""
     stored = await _found(call, lock=True)
     call.match(stored.revision)
+    await _not_against_a_rollout(call, stored.group, stored.wanted, ())
     await assignments.delete(call.connection, call.tenant, stored.group, now=call.now)
     return Reply()
+
+
+async def _not_against_a_rollout(call: Call, group: str, before: Sequence[Wanted], after: Sequence[Wanted]) -> None:
+    """Refuse to change a model that a rollout changes; what aborted ones left on devices ends with the new assignment."""
+    for rollout in await rollouts.open_in(call.connection, call.tenant):
+        ours = [[each for each in models if each.name == rollout.model] for models in (before, after)]
+        if rollout.group == group and ours[0] != ours[1]:
+            raise conflict("a rollout of this model is under way", field="models", value=rollout.id, code="in-progress")
+    await rollouts.release(call.connection, call.tenant, group)
 
 
 async def _check_model(call: Call, wanted: Wanted, path: str) -> None:

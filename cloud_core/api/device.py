@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from cloud_core.api.auth import hash_of, unauthenticated
+from cloud_core.api.chunk_answer import OCTETS, answer_chunk
 from cloud_core.api.routes import Call, Needs, Open, Reply, Route, Scope, absent
 from cloud_core.broker.passwords import hash_password, new_password
 from cloud_core.decide.access import Principal, Resource, Role, Verb
@@ -24,7 +25,6 @@ SKEW_S = 300.0
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 64 << 20
 BATCH_TYPE = "application/vnd.tideline.chunks"
-_OCTETS = "application/octet-stream"
 
 
 class ChunkBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +61,7 @@ async def enrolled(call: Call) -> Reply:
             now=call.now,
             detail={"hardware_class": body.hardware.hardware_class[:64]},
         )
+        root = await call.api.trust.root(connection, tenant, now=call.now)
     settings = call.api.settings
     broker = Broker(
         host=settings.public_host or settings.mqtt_host,
@@ -73,7 +74,7 @@ async def enrolled(call: Call) -> Reply:
             tenant=tenant,
             device=device,
             keys=(call.api.keys.generation.pinned,),
-            tuf_root=None,
+            tuf_root=root,
             broker=broker,
             api_url=settings.advertised_api_url,
             gateway_url=settings.advertised_gateway_url,
@@ -115,13 +116,12 @@ async def manifest(call: Call) -> web.StreamResponse:
 
 
 async def chunk(call: Call) -> web.StreamResponse:
-    """A chunk's bytes, whole or the range asked for; the device verifies them."""
+    """A chunk's bytes, whole or the range asked for, packed where the device takes that; the device verifies them."""
     digest = names.checked("digest", call.segment("digest"), field="digest")
-    store = call.api.artifacts(call.tenant)
-    if not await asyncio.to_thread(store.has, digest):
+    answer = await answer_chunk(call.request, call.api.artifacts(call.tenant), digest)
+    if answer is None:
         raise absent("chunk", digest)
-    headers = {hdrs.CONTENT_TYPE: _OCTETS, hdrs.CACHE_CONTROL: "private, max-age=31536000, immutable"}
-    return web.FileResponse(store.path(digest), headers=headers)
+    return answer
 
 
 async def chunk_batch(call: Call) -> web.StreamResponse:
@@ -132,8 +132,7 @@ async def chunk_batch(call: Call) -> web.StreamResponse:
     for i, digest in enumerate(body.digests):
         names.checked("digest", digest, field=f"digests[{i}]")
     store = call.api.artifacts(call.tenant)
-    sizes = await asyncio.to_thread(lambda: {digest: store.size(digest) for digest in body.digests})
-    held = {digest: size for digest, size in sizes.items() if size is not None}
+    held = await asyncio.to_thread(store.sizes, body.digests)
     if sum(held.values()) > MAX_BATCH_BYTES:
         raise Refused(
             "too much for one answer",
@@ -181,8 +180,8 @@ def routes() -> tuple[Route, ...]:
             summary="A manifest, as it was hashed", media=("application/json",),
         ),
         Route(
-            method="GET", path=Path.CHUNK, access=content, scope=Scope.NONE, run=chunk,
-            summary="A chunk, or a range of it", media=(_OCTETS,),
+            method="GET", path=Path.CHUNK, access=content, scope=Scope.NONE, run=chunk, remembers=True,
+            summary="A chunk, or a range of it", media=(OCTETS,),
         ),
         Route(
             method="POST", path=Path.CHUNK_BATCH, access=content, scope=Scope.NONE, run=chunk_batch, body=ChunkBatch,

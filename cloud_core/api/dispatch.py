@@ -83,7 +83,8 @@ class Dispatcher:
     async def _allowed(self, route: Route, request: web.Request) -> Principal | None:
         if not isinstance(route.access, Needs):
             return None
-        principal = await self._api.authenticator.principal(request)
+        authenticator = self._api.remembering if route.remembers else self._api.authenticator
+        principal = await authenticator.principal(request)
         verdict = may(principal, route.access.verb, Target(principal.tenant, route.access.resource))
         if isinstance(verdict, Denied):
             raise Refused(

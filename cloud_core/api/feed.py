@@ -62,7 +62,7 @@ class Feed:
         self._streams: set[Stream] = set()
         self._position: int | None = None
         self._started = asyncio.Event()
-        self._closed = False
+        self._ended = asyncio.Event()
         self.running = False
 
     async def run(self) -> None:
@@ -84,16 +84,25 @@ class Feed:
 
     def close(self) -> None:
         """End all streams, and every later one at once."""
-        self._closed = True
+        self._ended.set()
         self._started.set()
         for stream in self._streams:
             stream.end()
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether the server stops in this time, after as long: for streams that have a rhythm of their own."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @contextmanager
     def _joined(self, tenant: str) -> Iterator[Stream]:
         stream = Stream(tenant, self._position or 0)
         self._streams.add(stream)
-        if self._closed:
+        if self._ended.is_set():
             stream.end()
         try:
             yield stream

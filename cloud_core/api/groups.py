@@ -6,7 +6,7 @@ from cloud_core.api.models import LONGEST_TEXT
 from cloud_core.api.paging import QUERY, after_of, limit_of, page_of
 from cloud_core.api.routes import Call, Needs, Page, Reply, Route, Scope, absent, conflict
 from cloud_core.decide.access import Resource, Verb
-from cloud_core.store import assignments, devices, groups
+from cloud_core.store import assignments, devices, groups, rollouts
 from cloud_core.store.groups import Group
 from shared.protocol import names
 
@@ -68,6 +68,9 @@ async def deleted(call: Call) -> Reply:
     call.match(group.revision)
     if await assignments.get(call.connection, call.tenant, group.name) is not None:
         raise conflict("the group has an assignment", field="group", value=group.name, code="in-use")
+    for rollout in await rollouts.holding(call.connection, call.tenant):
+        if rollout.group == group.name:
+            raise conflict("a rollout is about the group", field="rollout", value=rollout.id, code="in-use")
     await groups.delete(call.connection, call.tenant, group.name, now=call.now)
     return Reply()
 

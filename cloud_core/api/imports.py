@@ -16,7 +16,7 @@ from cloud_core.api.routes import Call, Needs, Page, Reply, Route, Scope, absent
 from cloud_core.decide.access import Resource, Verb
 from cloud_core.store import imports, versions
 from cloud_core.store.imports import LIVE, Import, ImportProblem, State
-from cloud_core.store.publication import immutable
+from cloud_core.store.publication import immutable, incomplete
 from shared.bundle.chunks import chunks_of
 from shared.protocol.errors import Refused
 
@@ -74,7 +74,7 @@ async def prepared(call: Call) -> str:
     wanted = chunks_of(asked.every_file)
     lacking = await asyncio.to_thread(lambda: [chunk for chunk in wanted if store.size(chunk.digest) != chunk.size])
     if lacking:
-        raise chunks.incomplete(lacking)
+        raise incomplete(lacking)
     return imports.request_text(asked)
 
 

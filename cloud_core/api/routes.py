@@ -13,11 +13,14 @@ from cloud_core.api.access_tokens import AccessTokens
 from cloud_core.api.auth import Authenticator
 from cloud_core.api.feed import Feed
 from cloud_core.api.passwords import Passwords
+from cloud_core.api.watchers import Watchers
 from cloud_core.config import Settings
 from cloud_core.decide.access import Principal, Resource, Verb
 from cloud_core.keys import Keys
 from cloud_core.models.trial import Gate
+from cloud_core.store.chunk_stores import open_chunks
 from cloud_core.store.database import Connection
+from cloud_core.trust.repository import Repository
 from shared.bundle.store import ChunkStore
 from shared.io.clock import Clock
 from shared.io.logs import Log
@@ -25,6 +28,8 @@ from shared.protocol.errors import Refusal, Refused
 
 T = TypeVar("T")
 MAX_PAGE = 1000
+REMEMBER_S = 5.0
+"""How long a verdict about a caller stands where it asks thousands of times: for chunks, which each are a request."""
 
 
 class Scope(StrEnum):
@@ -88,14 +93,15 @@ class Api:
         self.registry = registry
         self.clock = clock
         self.gate = gate
+        self.trust = Repository(settings.trust_keys, keys.generation)
         self.access = AccessTokens(keys.access)
         self.authenticator = Authenticator(engine, self.access, clock)
+        self.remembering = Authenticator(engine, self.access, clock, remember_s=REMEMBER_S)
         self.passwords = Passwords()
         self.feed = Feed(engine, log)
-
-    def artifacts(self, tenant: str) -> ChunkStore:
+        self.watchers = Watchers(engine, lost_after=settings.lost_after_s, clock=clock)
+        self.artifacts = open_chunks(settings.chunk_store, settings.artifacts)
         """The chunks of one tenant."""
-        return ChunkStore(self.settings.artifacts / tenant)
 
     def import_sources(self, tenant: str) -> ChunkStore:
         """What one tenant uploaded to be imported; no device ever reads it."""
@@ -167,7 +173,8 @@ Prepare = Callable[[Call], Awaitable[Any]]
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the route table. `body` bytes hands the raw body over; None takes none.
 
-    `before` runs ahead of the transaction, for slow work that must not hold it; its result is `call.prepared`.
+    `before` runs ahead of the transaction, for slow work that must not hold it; its result is `call.prepared`. `remembers`: who the
+    caller is may be what it was `REMEMBER_S` ago.
     """
 
     method: str
@@ -183,6 +190,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[str, ...] = ()
     status: int = 200
     before: Prepare | None = None
+    remembers: bool = False
 
 
 def etag(revision: int | str) -> str:

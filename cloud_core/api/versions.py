@@ -4,14 +4,13 @@ import asyncio
 
 import msgspec
 
-from cloud_core.api.chunks import incomplete
 from cloud_core.api.models import PATH as MODELS
 from cloud_core.api.paging import QUERY, page_within
 from cloud_core.api.routes import Call, Needs, Page, Reply, Route, Scope, absent, conflict, document
 from cloud_core.api.while_present import while_present
 from cloud_core.decide.access import Resource, Verb
-from cloud_core.store import assignments, models, versions
-from cloud_core.store.publication import Prepared, prepare, publish
+from cloud_core.store import assignments, models, rollouts, versions
+from cloud_core.store.publication import Prepared, incomplete, prepare, publish
 from cloud_core.store.versions import Version
 from shared.bundle.chunks import chunks_of
 from shared.bundle.manifest import MAX_BYTES
@@ -77,8 +76,7 @@ async def checked(call: Call) -> Tried:
             "the manifest is another model's", field="name", value=manifest.name, allowed=call.segment("model")
         )
     store = call.api.artifacts(call.tenant)
-    wanted = chunks_of(manifest.files)
-    lacking = await asyncio.to_thread(lambda: [chunk for chunk in wanted if store.size(chunk.digest) != chunk.size])
+    lacking = await asyncio.to_thread(store.lacking, chunks_of(manifest.files))
     if lacking:
         raise incomplete(lacking)
     return await while_present(call.request, _tried(call, prepared))
@@ -93,8 +91,14 @@ async def published(call: Call) -> Reply:
     """Make a version of a manifest; publishing the same again answers the same."""
     tried: Tried = call.prepared
     stored = await publish(
-        call.connection, call.tenant, tried.prepared, published_by=call.principal.label, now=call.now
+        call.connection,
+        call.tenant,
+        tried.prepared,
+        call.api.artifacts(call.tenant),
+        published_by=call.principal.label,
+        now=call.now,
     )
+    await call.api.trust.keep(call.connection, call.tenant, now=call.now)
     name, version = stored.model, stored.version
     return Reply(
         value=Published(unrun=tried.unrun, **msgspec.structs.asdict(_view(stored))),
@@ -115,6 +119,10 @@ async def deleted(call: Call) -> Reply:
     for assignment in await assignments.everywhere(call.connection, call.tenant):
         if any((wanted.name, wanted.version) == (version.model, version.version) for wanted in assignment.wanted):
             raise conflict("a group is assigned this version", field="group", value=assignment.group, code="in-use")
+    for rollout in await rollouts.holding(call.connection, call.tenant):
+        if (rollout.model, rollout.version) == (version.model, version.version):
+            raise conflict("a rollout gives devices this version", field="rollout", value=rollout.id, code="in-use")
+    await call.api.trust.keep(call.connection, call.tenant, now=call.now)
     return Reply()
 
 

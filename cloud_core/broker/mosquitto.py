@@ -66,6 +66,8 @@ def conf(folder: Path, *, host: str, port: int, pid_file: str = "") -> str:
         "use_username_as_clientid true",
         f"max_packet_size {MAX_PACKET}",
         f"max_keepalive {MAX_KEEPALIVE_S}",
+        "# An acknowledgement must not wait for that of the one before.",
+        "set_tcp_nodelay true",
         "max_inflight_messages 100",
         "max_queued_messages 1000",
         "# Sessions are clean and levels are sent again: nothing here needs to survive the broker.",

@@ -8,7 +8,9 @@ from shared.protocol import topics
 from shared.protocol.names import SLUG
 from shared.protocol.topics import Role
 
-SERVICE_ROLES = ("api", "gateway", "loops")
+MOST_INGEST = 4
+"""Processes that take telemetry beside the loops; each has a name of its own, because a broker lets one client have a name."""
+SERVICE_ROLES = ("api", "gateway", "loops", *(f"ingest-{number}" for number in range(1, MOST_INGEST + 1)))
 """The control plane's processes that speak MQTT; each has username and client id `cloud-core/<role>`."""
 
 

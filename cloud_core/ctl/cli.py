@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from cloud_core.ctl import config, devices, groups, models, policies
+from cloud_core.ctl import config, devices, groups, models, policies, rollouts, telemetry, trust
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.load.command import load
 from cloud_core.ctl.output import AsJson, Options, called, console, say, status_of, target
@@ -21,6 +21,9 @@ cli.add_typer(models.cli, name="models")
 cli.add_typer(devices.cli, name="devices")
 cli.add_typer(groups.cli, name="groups")
 cli.add_typer(policies.cli, name="policies")
+cli.add_typer(rollouts.cli, name="rollouts")
+cli.add_typer(telemetry.cli, name="telemetry")
+cli.add_typer(trust.cli, name="trust")
 cli.command()(top)
 cli.command()(load)
 cli.command()(why)

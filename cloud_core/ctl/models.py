@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from cloud_core.ctl import diff, imports
+from cloud_core.ctl import chunks, diff, imports
 from cloud_core.ctl.card import VersionDetail, card
 from cloud_core.ctl.client import Client, path
 from cloud_core.ctl.output import AsJson, called, console, say, size_of, table
@@ -31,6 +31,7 @@ TRIED_S = 3600.0
 cli.command("import")(imports.import_)
 cli.command("imports")(imports.imports)
 cli.command("diff")(diff.diff)
+cli.command("chunks")(chunks.chunks)
 
 
 @cli.command("list")
@@ -97,9 +98,17 @@ def publish(
             progress.update(uploading, completed=done, total=total)
 
         async def work(client: Client) -> Any:
-            await upload(client, path("chunks"), chunks_of(manifest.files), read, sent)
-            # Every variant is tried before there is a version of it.
-            return await client.send("POST", path("models", manifest.name, "versions"), data, patience_s=TRIED_S)
+            for last in (False, True):
+                await upload(client, path("chunks"), chunks_of(manifest.files), read, sent)
+                try:
+                    # Every variant is tried before there is a version of it.
+                    where = path("models", manifest.name, "versions")
+                    return await client.send("POST", where, data, patience_s=TRIED_S)
+                except Refused as error:
+                    # What was here when we asked, and nothing needed, was collected meanwhile.
+                    if last or error.code != "chunks-missing":
+                        raise
+            return None
 
         made = called(context, work)
     lines = [f"published {made['model']}@{made['version']} ({made['digest'][:12]})", *made.get("unrun", ())]

@@ -21,6 +21,8 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 STATES = {
     "online": "green", "ready": "green", "applied": "green", "completed": "green",
+    "succeeded": "green", "running": "yellow", "updating": "yellow", "waiting": "yellow", "awaiting_approval": "yellow",
+    "paused": "red", "rolling_back": "red", "rolled_back": "red", "aborted": "red", "timed_out": "red",
     "stale": "yellow", "converging": "yellow", "fetching": "yellow", "verifying": "yellow", "loading": "yellow",
     "warming": "yellow", "draining": "yellow", "queued": "yellow", "in_progress": "yellow",
     "lost": "red", "failed": "red", "refused": "red",

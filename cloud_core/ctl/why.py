@@ -16,6 +16,7 @@ from cloud_core.ctl.config import Target
 from cloud_core.ctl.output import AsJson, say, table
 from shared.protocol import names
 from shared.protocol.errors import Corrupt
+from shared.protocol.why import Prediction, Why
 
 EDGE = "http://127.0.0.1:8090"
 GOOD = frozenset({"ok"})
@@ -45,50 +46,6 @@ _MEANINGS = {
     "smaller-model": "a smaller model could make the deadline",
 }
 """What people are told of a reason; one that is newer than this program is shown as it is."""
-
-
-class Predicted(msgspec.Struct, frozen=True):
-    """What the device knew when it decided; milliseconds."""
-
-    local_wait_ms: float | None = None
-    local_compute_ms: float | None = None
-    cloud_ms: float | None = None
-    cloud_permitted: bool = False
-    cloud_announced_wait_ms: float = 0.0
-    cloud_budget_left: int | None = None
-    breaker: str = ""
-    policy_age_s: float = 0.0
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """One place that was asked; `after_ms` from the request's beginning."""
-
-    where: str
-    reason: str
-    outcome: str
-    ms: float
-    after_ms: float = 0.0
-    error: str | None = None
-
-
-class Story(msgspec.Struct, frozen=True):
-    """What people are shown of `GET /v1/why/{request_id}`."""
-
-    request_id: str
-    at: float
-    model: str
-    version: str | None
-    mode: str
-    private: bool
-    deadline_ms: float
-    decision: str
-    reason: str
-    predicted: Predicted
-    attempts: tuple[Attempt, ...]
-    where: str | None
-    outcome: str
-    policy_name: str | None = None
-    policy_revision: int | None = None
 
 
 class Routed(msgspec.Struct, frozen=True):
@@ -128,13 +85,13 @@ def shown(document: dict[str, Any]) -> Group:
 
     """
     try:
-        story = msgspec.convert(document, Story)
+        story = msgspec.convert(document, Why)
     except msgspec.ValidationError as error:
         raise Corrupt(f"the answer is no device's story: {error}") from error
     return Group(*(Text(line) for line in lines(story)))
 
 
-def lines(story: Story) -> list[str]:
+def lines(story: Why) -> list[str]:
     """One fact a line, in the order in which things happened."""
     at = dt.datetime.fromtimestamp(story.at, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     version = f"@{story.version}" if story.version else ""
@@ -157,13 +114,13 @@ def lines(story: Story) -> list[str]:
     return told
 
 
-def _device(known: Predicted) -> str:
+def _device(known: Prediction) -> str:
     if known.local_wait_ms is None or known.local_compute_ms is None:
         return "was not asked for a prediction, or does not serve the model"
     return f"predicted {_ms(known.local_wait_ms)} of waiting and {_ms(known.local_compute_ms)} of computing"
 
 
-def _cloud(known: Predicted) -> str:
+def _cloud(known: Prediction) -> str:
     seen = "not measured yet" if known.cloud_ms is None else f"predicted {_ms(known.cloud_ms)}"
     facts = [seen, f"breaker {known.breaker or 'unknown'}{'' if known.cloud_permitted else ', not to be asked'}"]
     if known.cloud_announced_wait_ms:

@@ -37,6 +37,7 @@ class Resource(StrEnum):
     GROUPS = "groups"
     POLICIES = "policies"
     ASSIGNMENTS = "assignments"
+    ROLLOUTS = "rollouts"
     REPLICAS = "replicas"
     USERS = "users"
     TOKENS = "tokens"
@@ -44,8 +45,10 @@ class Resource(StrEnum):
     AUDIT = "audit"
     EVENTS = "events"
     TELEMETRY = "telemetry"
+    TRUST = "trust"
+    """The TUF repository: who may say what devices may install."""
     CONTENT = "content"
-    """Manifests and chunks, as devices fetch them."""
+    """Manifests, chunks and TUF metadata, as devices fetch them."""
     INFERENCE = "inference"
 
 
@@ -94,7 +97,7 @@ class Denied(msgspec.Struct, frozen=True):
 _ALL = frozenset(Resource)
 _FLEET = frozenset({
     Resource.MODELS, Resource.VERSIONS, Resource.CHUNKS, Resource.DEVICES, Resource.GROUPS, Resource.POLICIES,
-    Resource.ASSIGNMENTS, Resource.IMPORTS,
+    Resource.ASSIGNMENTS, Resource.ROLLOUTS, Resource.IMPORTS,
 })  # fmt: skip
 _SECRET = frozenset({Resource.USERS, Resource.TOKENS, Resource.AUDIT})
 _SEEN = _ALL - _SECRET - {Resource.INFERENCE, Resource.CONTENT, Resource.CHUNKS}
@@ -103,8 +106,8 @@ _INFER = frozenset({Resource.INFERENCE})
 GRANTS: Mapping[Role, Mapping[Verb, Set[Resource]]] = {
     Role.ADMIN: {
         Verb.READ: _ALL,
-        Verb.CREATE: _FLEET | {Resource.USERS, Resource.TOKENS},
-        Verb.UPDATE: _FLEET | {Resource.USERS, Resource.TOKENS},
+        Verb.CREATE: _FLEET | {Resource.USERS, Resource.TOKENS, Resource.TRUST},
+        Verb.UPDATE: _FLEET | {Resource.USERS, Resource.TOKENS, Resource.TRUST},
         Verb.DELETE: _FLEET | {Resource.USERS, Resource.TOKENS},
         Verb.INFER: _INFER,
     },

@@ -52,6 +52,15 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
 
 
+class Rolled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rollout gives one device: another version of a model in what `group` asks for."""
+
+    group: str
+    model: str
+    version: str
+    variant: str | None = None
+
+
 class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A named policy as it stands now."""
 
@@ -87,8 +96,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant at one moment.
 
     `devices`: those enrolled; `memberships`: groups by device; `digests`: manifest digest by (model, version), published ones only;
-    `held`: newest generation by device; `hardware`: hardware class by device, as far as anything was tuned for one. Times are Unix
-    seconds.
+    `held`: newest generation by device; `hardware`: hardware class by device, as far as anything was tuned for one; `rolled`: by device,
+    what rollouts give it, of which a later one counts more. Times are Unix seconds.
     """
 
     tenant: str
@@ -100,6 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     policies: Mapping[str, PolicyDocument]
     held: Mapping[str, Held]
     hardware: Mapping[str, str] = {}
+    rolled: Mapping[str, tuple[Rolled, ...]] = {}
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,12 +145,13 @@ def plan(snapshot: Snapshot, *, now: float, valid: float) -> Plan:
         valid: seconds a new generation holds before its age is alarming.
 
     """
-    ranked = sorted(snapshot.assignments, key=lambda assigned: (-assigned.priority, assigned.group))
+    ranked = sorted(snapshot.assignments, key=_rank)
     steps: list[Step] = []
     problems: list[Problem] = []
     for device in sorted(snapshot.devices):
         groups = frozenset(snapshot.memberships.get(device, ()))
         mine = [assigned for assigned in ranked if assigned.group in groups]
+        mine = with_rolled(mine, [each for each in snapshot.rolled.get(device, ()) if each.group in groups])
         try:
             step = _step(snapshot, device, mine, now=now, valid=valid)
         except Refused as refused:
@@ -149,6 +160,21 @@ def plan(snapshot: Snapshot, *, now: float, valid: float) -> Plan:
         if step is not None:
             steps.append(step)
     return Plan(steps=tuple(steps), problems=tuple(problems))
+
+
+def with_rolled(mine: Sequence[Assigned], rolled: Sequence[Rolled]) -> list[Assigned]:
+    """What the groups ask for, with what rollouts give in its place: in a group that asks for nothing, for that alone."""
+    found = {assigned.group: assigned for assigned in mine}
+    for each in rolled:
+        assigned = found.get(each.group, Assigned(group=each.group, models=()))
+        wish = Wish(name=each.model, version=each.version, variant=each.variant)
+        found[each.group] = msgspec.structs.replace(assigned, models=with_wish(assigned.models, wish))
+    return sorted(found.values(), key=_rank)
+
+
+def with_wish(models: Sequence[Wish], wish: Wish) -> tuple[Wish, ...]:
+    """The wishes with this one for its model."""
+    return (*(each for each in models if each.name != wish.name), wish)
 
 
 def content_of(snapshot: Snapshot, mine: Sequence[Assigned], hardware: str | None = None) -> Content:
@@ -235,6 +261,10 @@ def _ref(wish: Wish, digest: str, hardware: str | None) -> ModelRef:
     return ModelRef(
         name=wish.name, version=wish.version, digest=digest, variant=way.variant, arrangement=way.arrangement
     )
+
+
+def _rank(assigned: Assigned) -> tuple[int, str]:
+    return -assigned.priority, assigned.group
 
 
 def _reason(

@@ -4,12 +4,16 @@ Invariants: `admit_fraction` never rises with load, is 0 where nobody serves a m
 `low`; a message goes out on change beyond the dead band, when a model comes or goes, or before the last one gets old.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from shared.protocol.pressure import ModelPressure, Pressure
+
+_ROUNDING = 1e-6
+"""What sums of floats may be short of the number that they are."""
 
 
 class Reason(StrEnum):
@@ -62,14 +66,14 @@ def headroom(loads: Sequence[Load], limits: Limits) -> ModelPressure:
         return ModelPressure(expected_wait_s=limits.high, admit_fraction=0.0)
     wait = sum(load.expected_wait for load in loads) / len(loads)
     by_wait = (limits.high - wait) / (limits.high - limits.low)
-    return ModelPressure(expected_wait_s=wait, admit_fraction=max(0.0, min(1.0, by_wait)))
+    share = max(0.0, min(1.0, by_wait))
+    return ModelPressure(expected_wait_s=round(wait, 4), admit_fraction=math.floor(share * 1000 + _ROUNDING) / 1000)
 
 
 def pressure(loads: Mapping[str, Sequence[Load]], *, now: float, limits: Limits) -> Pressure:
     """The message for a tenant's models; `now` is Unix seconds."""
-    return Pressure(
-        models={model: headroom(each, limits) for model, each in loads.items()}, valid_until=now + limits.valid
-    )
+    models = {model: headroom(each, limits) for model, each in loads.items()}
+    return Pressure(models=models, valid_until=round(now + limits.valid, 1))
 
 
 def worth_saying(last: Pressure | None, current: Pressure, *, since: float, limits: Limits) -> Publish | Keep:

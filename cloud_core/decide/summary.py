@@ -28,6 +28,32 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
 
 
+def extended(held: Summary | None, new: Summary, *, most_s: float) -> Summary:
+    """What is held of a device with what came: both together while that is no more than `most_s` long, else the later alone."""
+    if held is None or new.ended_at - held.started_at > most_s:
+        return new
+    if held.ended_at - new.started_at > most_s:
+        return held
+    started_at, ended_at = min(held.started_at, new.started_at), max(held.ended_at, new.ended_at)
+    latency = merged((held.latency, new.latency))
+    requests = held.requests + new.requests
+    seconds = ended_at - started_at
+    return Summary(
+        started_at=started_at,
+        ended_at=ended_at,
+        requests=requests,
+        errors=held.errors + new.errors,
+        where={at: held.where.get(at, 0) + new.where.get(at, 0) for at in (*held.where, *new.where)},
+        shed=held.shed + new.shed,
+        dropped=held.dropped + new.dropped,
+        rate=requests / seconds if seconds > 0 else 0.0,
+        p50=quantile(latency, 0.5),
+        p99=quantile(latency, 0.99),
+        latency=latency,
+        host=new.host if new.ended_at >= held.ended_at else held.host,
+    )
+
+
 def summary_of(samples: Sequence[Sample]) -> Summary | None:
     """The samples of one device, in any order, in one value; None for no sample."""
     if not samples:

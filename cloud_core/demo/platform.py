@@ -134,6 +134,8 @@ class Child:
 
 ONE_CORE = {"EDGE_AGENT_LANES": "1", "EDGE_AGENT_THREADS": "1"}
 """Edges share this machine: a core each, and none is measured beside the others."""
+ONLY_MQTT = {"EDGE_AGENT_TRANSPORT": "mqtt"}
+"""An edge that gets its models over MQTT and asks nothing of the cloud over HTTP once it is enrolled."""
 
 
 class Platform:

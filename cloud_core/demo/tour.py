@@ -16,7 +16,7 @@ from cloud_core.demo import sentences
 from cloud_core.demo.fleet import Device, Fleet, applied, fleetctl, is_converged, standing
 from cloud_core.demo.load import Outcome, load
 from cloud_core.demo.observed import counts, expect, failure, is_alive, order
-from cloud_core.demo.platform import Platform, wait_http
+from cloud_core.demo.platform import ONE_CORE, ONLY_MQTT, Platform, wait_http
 from cloud_core.models.shipped import shipped_models
 from shared.protocol.errors import TidelineError, Transient, Unavailable
 from shared.protocol.topics import Header
@@ -24,6 +24,8 @@ from shared.protocol.topics import Header
 GROUP, POLICY = "shops", "near-first"
 DEADLINE_MS = 300
 EDGES = ("edge-1", "edge-2", "edge-3")
+MQTT_EDGE = EDGES[2]
+"""Once it is enrolled it has MQTT and nothing else."""
 
 
 class Tour:
@@ -98,7 +100,8 @@ class Tour:
         await self.fleet.call("POST", "/groups", {"name": GROUP})
         for name in EDGES:
             made = await self.fleet.call("POST", "/devices", {"device": name, "groups": [GROUP]})
-            await self.platform.start_edge(name, token=made["enrol_token"])
+            settings = ONE_CORE | (ONLY_MQTT if name == MQTT_EDGE else {})
+            await self.platform.start_edge(name, token=made["enrol_token"], settings=settings)
         online = await self.fleet.wait(
             lambda fleet: all(fleet[name]["presence"]["state"] == Presence.ONLINE for name in EDGES),
             seconds=60,
@@ -123,7 +126,10 @@ class Tour:
         )
         reported = fleet[EDGES[0]]["reported"]
         running = ", ".join(f"{m['name']}@{m['version']}/{m['variant']}" for m in reported["models"])
-        return f"generation {order(fleet[EDGES[0]])} applied on all three: {running}"
+        sent = await self._sent_over_mqtt()
+        expect(sent > 0, f"{MQTT_EDGE} got its models in another way than MQTT")
+        said = f"generation {order(fleet[EDGES[0]])} applied on all three: {running}"
+        return f"{said}\n  {MQTT_EDGE} has only MQTT: {sent / 1e6:.1f} MB of models and metadata came to it over that"
 
     async def ask(self) -> str:
         """Step 5: /predict, OIP and OpenAI's embeddings, each checked for sense and for where it was computed."""
@@ -216,6 +222,11 @@ class Tour:
                 while not (await stream.content.readline()).startswith(b"data:"):
                     pass
         return f"dashboard: {self.platform.api}/ (user admin, password {self.password})"
+
+    async def _sent_over_mqtt(self) -> float:
+        async with self.session.get(f"{self.platform.api}/metrics") as answer:
+            lines = (line.split() for line in (await answer.text()).splitlines())
+            return sum(float(line[-1]) for line in lines if line and line[0] == "tideline_mqtt_content_bytes_total")
 
     async def _cloud_is_up(self) -> None:
         for url in (f"{self.platform.api}/ready", f"{self.platform.gateway}/live"):

@@ -16,6 +16,7 @@ from cloud_core.loops.import_launch import Walls, command
 from cloud_core.models.publish import build_bundle
 from cloud_core.models.trial import Gate, PassedVersion
 from cloud_core.store import audit, imports, publication
+from cloud_core.store.chunks import Chunks
 from cloud_core.store.database import Connection, read, write
 from cloud_core.store.imports import Import, ImportProblem
 from cloud_core.store.publication import Prepared
@@ -54,7 +55,7 @@ class Attempt:
         work: Path,
         *,
         sources: ChunkStore,
-        artifacts: ChunkStore,
+        artifacts: Chunks,
         importer: Importer,
         gate: Gate,
         engine: AsyncEngine,
@@ -210,6 +211,7 @@ class Attempt:
                 connection,
                 one.tenant,
                 prepared,
+                self._artifacts,
                 description=one.asked.description,
                 published_by=one.requested_by,
                 now=now,

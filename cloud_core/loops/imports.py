@@ -17,6 +17,7 @@ from cloud_core.loops import import_files
 from cloud_core.loops.import_attempt import Attempt, Importer, settled
 from cloud_core.models.trial import Gate
 from cloud_core.store import imports
+from cloud_core.store.chunk_stores import ChunksOf
 from cloud_core.store.database import read, write
 from cloud_core.store.imports import MAX_ATTEMPTS, Import, ImportProblem, digests_of
 from shared.bundle.store import ChunkStore
@@ -40,7 +41,7 @@ class Place(NamedTuple):
 
     folder: Path
     sources: Callable[[str], Path]
-    artifacts: Callable[[str], Path]
+    artifacts: ChunksOf
 
 
 class Imports:
@@ -153,7 +154,7 @@ class Imports:
             one,
             work,
             sources=ChunkStore(self._place.sources(one.tenant)),
-            artifacts=ChunkStore(self._place.artifacts(one.tenant)),
+            artifacts=self._place.artifacts(one.tenant),
             importer=self._importer,
             gate=self._gate,
             engine=self._engine,

@@ -44,17 +44,18 @@ BATCH = 500
 BUSY = 8
 GATHER_S = 0.1
 """Where the last transaction had this many messages, the next waits so long for more; devices wait ten seconds for an answer."""
-ACKS_AT_ONCE = 64
-"""Acknowledgements on their way to the broker together; the client looks through all of them for each."""
 MAX_BYTES = 1024 * 1024
 LARGEST = 2**63 - 1
 LATEST = 1e12
 """Seconds since 1970 that no clock shows: whatever is below can be added to without loss."""
 COMMAND_VALID_S = 60.0
 RETRY_S = 0.5
+SHARED: Mapping[str, str] = {"telemetry": "ingest"}
+"""Rows that several processes may share, and the name of the share."""
 STORED, OLD, UNKNOWN = "stored", "old-news", "unknown-device"
 Body = Birth | Death | Reported | Batch | CommandResult
 Name = tuple[str, str]
+Send = Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]
 KINDS: Mapping[str, tuple[str, type[Body]]] = {
     "birth": (reported.BIRTH, Birth),
     "death": (reported.DEATH, Death),
@@ -112,8 +113,8 @@ class Ingest:
         """By row, for the link."""
         return dict.fromkeys(KINDS, self._on_message)
 
-    async def run(self, send: Callable[..., Awaitable[None]]) -> None:
-        """For ever: write what waits, then acknowledge; `send` is `MqttLink.publish`."""
+    async def run(self, send: Send) -> None:
+        """For ever: write what waits, then acknowledge; `send` is `MqttLink.publish_all`."""
         is_busy = False
         while True:
             batch = [await self._queue.get()]
@@ -125,7 +126,7 @@ class Ingest:
             is_busy = len(batch) >= BUSY
             await self.ingest(batch, send)
 
-    async def ingest(self, batch: Sequence[Said], send: Callable[..., Awaitable[None]]) -> None:
+    async def ingest(self, batch: Sequence[Said], send: Send) -> None:
         """Write one batch, however long the database takes to be there, then acknowledge it."""
         while True:
             try:
@@ -134,18 +135,20 @@ class Ingest:
             except Transient as error:
                 self._log.warning("messages not written yet", count=len(batch), error=error.message)
                 await asyncio.sleep(RETRY_S)
-        # Many together: each waits for the broker, and one after the other would be the slowest part of all.
-        for some in (acks[i : i + ACKS_AT_ONCE] for i in range(0, len(acks), ACKS_AT_ONCE)):
-            await asyncio.gather(*(self._acknowledge(name, ack, send) for name, ack in some))
+        if acks:
+            await self._acknowledge(acks, send)
 
-    async def _acknowledge(self, name: Name, ack: Ack, send: Callable[..., Awaitable[None]]) -> None:
-        tenant, device = name
-        payload = seal(wire.ACK, ack, id=str(uuid.uuid4()), now=self._clock.wall())
+    async def _acknowledge(self, acks: Sequence[tuple[Name, Ack]], send: Send) -> None:
+        """A device sends again what was not acknowledged: nobody waits for the broker over one of these."""
+        now = round(self._clock.wall(), 3)
+        messages = [
+            (topic("telemetry-ack", tenant=tenant, device=device), seal(wire.ACK, ack, id=str(ack.seq), now=now))
+            for (tenant, device), ack in acks
+        ]
         try:
-            await send(topic("telemetry-ack", tenant=tenant, device=device), payload)
+            await send(messages)
         except Transient as error:
-            # The device sends again what was not acknowledged.
-            self._log.info("acknowledgement not sent", tenant=tenant, device=device, error=error.message)
+            self._log.info("acknowledgements not sent", count=len(acks), error=error.message)
 
     async def _on_message(self, message: Received) -> None:
         kind, body = KINDS[message.where.row.name]

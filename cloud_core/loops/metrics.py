@@ -26,6 +26,9 @@ class LoopMetrics:
         self.blocked = Gauge(
             "tideline_devices_blocked", "Devices whose assignments contradict themselves.", registry=registry
         )
+        self.rollout_devices = Gauge(
+            "tideline_rollout_devices", "Devices of open rollouts by state.", ["rollout", "state"], registry=registry
+        )
         self.outbox = Gauge("tideline_outbox_depth", "Messages owed to devices and not yet sent.", registry=registry)
 
     def count(self, kind: str, outcome: str, messages: int = 1) -> None:

@@ -12,9 +12,21 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cloud_core.decide import generation as decide
-from cloud_core.decide.generation import Assigned, Held, Plan, PolicyDocument, Problem, Snapshot, Step, Wish
+from cloud_core.decide.generation import Assigned, Held, Plan, PolicyDocument, Problem, Rolled, Snapshot, Step, Wish
+from cloud_core.decide.rollout_spec import Spec
 from cloud_core.loops.metrics import LoopMetrics
-from cloud_core.store import assignments, control, events, generations, groups, policies, presence, serving, tenants
+from cloud_core.store import (
+    assignments,
+    control,
+    events,
+    generations,
+    groups,
+    policies,
+    presence,
+    rollouts,
+    serving,
+    tenants,
+)
 from cloud_core.store.database import read, write
 from cloud_core.store.generations import Stored
 from shared.io.clock import Clock
@@ -129,6 +141,7 @@ class Reconcile:
                 },
                 held={device: _held(stored) for device, stored in newest.items()},
                 hardware=await presence.hardware_classes(connection, tenant) if tuned else {},
+                rolled=_rolled(await rollouts.held(connection, tenant)),
             )
 
     async def _apply(self, steps: Sequence[Step]) -> None:
@@ -191,6 +204,15 @@ class Reconcile:
                 )
         for problem in fresh:
             self._log.warning("assignments contradict themselves", tenant=tenant, **msgspec.structs.asdict(problem))
+
+
+def _rolled(held: Sequence[rollouts.Held]) -> dict[str, tuple[Rolled, ...]]:
+    found: dict[str, tuple[Rolled, ...]] = {}
+    variants = {spec: msgspec.json.decode(spec, type=Spec).variant for spec in {each.spec for each in held}}
+    for each in held:
+        one = Rolled(group=each.group, model=each.model, version=each.version, variant=variants[each.spec])
+        found[each.device] = (*found.get(each.device, ()), one)
+    return found
 
 
 def _held(stored: Stored) -> Held:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloud_core.decide.device_clock import Offset, Placed, learned, placed
-from cloud_core.decide.summary import summary_of
+from cloud_core.decide.summary import extended, summary_of
 from cloud_core.decide.watermark import advance
 from cloud_core.store import devices, telemetry
 from cloud_core.store.database import Connection
@@ -15,7 +15,7 @@ from cloud_core.store.telemetry import Name, Row, Source, Uplink
 from shared.protocol.telemetry import Ack, Batch, Sample
 
 SUMMARY_S = 60.0
-"""What the fleet's lists show of a device: its samples of this many seconds."""
+"""What the fleet's lists show of a device: its newest samples, of this many seconds at the most."""
 
 
 class Sent(NamedTuple):
@@ -58,21 +58,31 @@ async def write_samples(connection: Connection, sent: Sequence[Sent], *, now: fl
     skipped: Counter[Name] = Counter()
     placements: Counter[Placed] = Counter()
     rows: list[Row] = []
+    doubtful: list[Row] = []
     for one in sent:
         uplink = heard(known.get(one.source), one)
+        seqs = [sample.seq for sample in one.batch.samples]
+        # Whatever is held of a source is not above its watermark: both are written in one transaction.
+        is_new = uplink.seq is not None and min(seqs, default=0) > uplink.seq and len(set(seqs)) == len(seqs)
         for sample in one.batch.samples:
             moved, why = moved_to(sample, offset=uplink.clock.seconds, now=one.received_at)
             placements[why] += 1
-            rows.append(Row(one.source, groups.get(one.name, ()), moved))
-        if one.batch.samples:
-            seqs = [sample.seq for sample in one.batch.samples]
+            (rows if is_new else doubtful).append(Row(one.source, groups.get(one.name, ()), moved))
+        if seqs:
             step = advance(uplink.seq, first=min(seqs), last=max(seqs))
             skipped[one.name] += step.skipped
             uplink = uplink._replace(seq=step.seq)
         known[one.source] = uplink
-    new = await telemetry.store(connection, rows)
+    new = {(row.source, row.sample.seq) for row in rows}
+    await telemetry.store_new(connection, rows)
+    stored = await telemetry.store(connection, doubtful)
+    for row in doubtful:
+        if (key := (row.source, row.sample.seq)) in stored:
+            stored.remove(key)
+            new.add(key)
+            rows.append(row)
     await telemetry.keep_uplinks(connection, known, now=now)
-    await _summarize(connection, [row for row in rows if (row.source, row.sample.seq) in new], now=now)
+    await _summarize(connection, rows, now=now)
     acks = [
         ((source.tenant, source.device), Ack(epoch=source.epoch, seq=uplink.seq))
         for source, uplink in known.items()
@@ -108,11 +118,16 @@ def moved_to(sample: Sample, *, offset: float, now: float) -> tuple[Sample, Plac
 
 
 async def _summarize(connection: Connection, new: Sequence[Row], *, now: float) -> None:
-    """Say in the fleet's lists how these devices are doing: by their last minute or, where that says nothing, by what came."""
+    """Say in the fleet's lists how these devices are doing."""
     came: dict[Name, list[Sample]] = {}
     for row in new:
         came.setdefault((row.source.tenant, row.source.device), []).append(row.sample)
-    lately = await telemetry.lately(connection, came.keys(), ended_after=now - SUMMARY_S)
-    found = {name: summary_of(lately.get(name) or samples) for name, samples in came.items()}
-    summaries = {name: summary for name, summary in found.items() if summary is not None}
+    held = await devices.summaries(connection, came.keys())
+    lately = {name: [one for one in samples if one.ended_at > now - SUMMARY_S] for name, samples in came.items()}
+    found = {name: summary_of(lately[name] or samples) for name, samples in came.items()}
+    summaries = {
+        name: extended(held.get(name), summary, most_s=SUMMARY_S)
+        for name, summary in found.items()
+        if summary is not None
+    }
     await devices.record_telemetry(connection, summaries, now=now)

@@ -5,7 +5,7 @@ that a device ignores the will of a connection that was replaced.
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -34,10 +34,14 @@ class CloudLink:
         clock: Clock,
         log: Log,
         draw: Callable[[], float],
+        shared: Mapping[str, str] | None = None,
     ) -> None:
-        """`handlers` by row: all of them are subscribed to, for every tenant and device; `connected` is called on every connection."""
+        """`handlers` by row: all of them are subscribed to, for every tenant and device; `connected` is called on every connection.
+
+        `shared`: rows whose messages are shared with other processes, and the name of the share.
+        """
         self._engine = engine
-        self._rows = tuple(handlers)
+        self._filters = tuple(everyone(row, share=(shared or {}).get(row, "")) for row in handlers)
         self._connected = connected
         self._clock = clock
         self._epoch = 0
@@ -57,6 +61,11 @@ class CloudLink:
     def publish(self) -> Callable[..., Awaitable[None]]:
         """`MqttLink.publish`."""
         return self._mqtt.publish
+
+    @property
+    def publish_all(self) -> Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]:
+        """`MqttLink.publish_all`."""
+        return self._mqtt.publish_all
 
     @property
     def connected(self) -> bool:
@@ -81,7 +90,7 @@ class CloudLink:
         return Will(STATE, self._payload(online=False), retain=True)
 
     async def _on_connected(self) -> None:
-        await self._mqtt.subscribe(*(everyone(row) for row in self._rows))
+        await self._mqtt.subscribe(*self._filters)
         await self._say(online=True)
         self._connected()
 

@@ -13,16 +13,18 @@ from fastcdc import fastcdc
 
 from shared.bundle.store import disk
 
-AVERAGES = ((8 << 20, 32 << 10), (128 << 20, 128 << 10), (1 << 30, 512 << 10))
-"""Files below a size are cut into chunks of an average: a device makes each chunk durable by itself, so large files get fewer."""
-LARGEST_AVERAGE = 1 << 20
+SMALLEST_AVERAGE, LARGEST_AVERAGE = 32 << 10, 1 << 20
 SPREAD = 4
 """The least chunk is an average by this, the largest that many averages."""
+MOST = 0.05
+"""Two of the largest chunks of a file are at most this share of it, so that a change in one place of a model moves no more; within
+that, large ones: a device asks for each chunk, and makes it durable, by itself."""
 
 
 def average(size: int) -> int:
-    """Bytes that a chunk of a file of `size` bytes has on average."""
-    return next((each for below, each in AVERAGES if size < below), LARGEST_AVERAGE)
+    """Bytes that a chunk of a file of `size` bytes has on average: a power of two, so that sizes that differ little agree."""
+    fits = int(size * MOST / (2 * SPREAD))
+    return min(max(1 << max(fits.bit_length() - 1, 0), SMALLEST_AVERAGE), LARGEST_AVERAGE)
 
 
 def pieces(path: Path) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ The same input always gives the same bytes, so publishing twice is publishing on
 
 import hashlib
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -30,7 +31,7 @@ from shared.bundle.manifest import (
     Variant,
     parse_manifest,
 )
-from shared.bundle.store import ChunkStore, disk
+from shared.bundle.store import disk
 from shared.protocol.errors import Refusal, Refused
 from shared.serving.versions.plain_onnx import manifest_of_onnx
 
@@ -40,7 +41,15 @@ PROGRAM = "model.onnx"
 TOKENIZER, CRF, GOLDEN, CARD = "tokenizer.json", "crf.npz", "golden.json", "CARD.md"
 
 
-def build_bundle(source: Path, into: ChunkStore) -> Built:
+class Keeps(Protocol):
+    """Where chunks go."""
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Keep a chunk, durably."""
+        ...
+
+
+def build_bundle(source: Path, into: Keeps) -> Built:
     """The manifest of what is at `source`, and its canonical bytes; every chunk is in `into` then.
 
     Raises:
@@ -56,7 +65,7 @@ def build_bundle(source: Path, into: ChunkStore) -> Built:
     return _from_source(source, into)
 
 
-def _from_source(folder: Path, into: ChunkStore) -> Built:
+def _from_source(folder: Path, into: Keeps) -> Built:
     source = read_source(folder)
     present = {name: path for name in _file_names() if (path := folder / name).exists()}
     programs = {variant: program for variant, (program, _) in VARIANTS.items() if program in present}
@@ -92,7 +101,7 @@ def _from_source(folder: Path, into: ChunkStore) -> Built:
     return sealed(manifest)
 
 
-def _from_program(path: Path, into: ChunkStore) -> Built:
+def _from_program(path: Path, into: Keeps) -> Built:
     """A plain program becomes a `tensor` model that takes what the program takes; the file may be called anything."""
     manifest = manifest_of_onnx(path)
     file = msgspec.structs.replace(described(path, into.put), path=PROGRAM)
@@ -103,7 +112,7 @@ def _from_program(path: Path, into: ChunkStore) -> Built:
     return sealed(msgspec.structs.replace(manifest, variants=variants, files=(file,)))
 
 
-def _from_bundle(folder: Path, into: ChunkStore) -> Built:
+def _from_bundle(folder: Path, into: Keeps) -> Built:
     """A ready manifest is published as it is, byte for byte: its digest is the version's identity."""
     data = (folder / MANIFEST_FILE).read_bytes()
     manifest = parse_manifest(data)

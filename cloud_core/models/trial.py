@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from shared.bundle.install import install
 from shared.bundle.manifest import Manifest, digest_of
-from shared.bundle.store import ChunkStore
+from shared.bundle.store import Readable
 from shared.io.clock import Clock
 from shared.io.durable import make_folder
 from shared.io.logs import Log
@@ -44,7 +44,7 @@ class Gate(Protocol):
 
     isolation: Isolation
 
-    async def passed(self, data: bytes, manifest: Manifest, store: ChunkStore) -> PassedVersion:
+    async def passed(self, data: bytes, manifest: Manifest, store: Readable) -> PassedVersion:
         """Return when the manifest `data` may become a version; its chunks are in `store`.
 
         Raises:
@@ -83,7 +83,7 @@ class VersionTrials:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._known: OrderedDict[str, PassedVersion] = OrderedDict()
 
-    async def passed(self, data: bytes, manifest: Manifest, store: ChunkStore) -> PassedVersion:
+    async def passed(self, data: bytes, manifest: Manifest, store: Readable) -> PassedVersion:
         """As `Gate` says; cancelling this ends the trial."""
         digest = digest_of(data)
         known = self._known.get(digest)
@@ -93,7 +93,7 @@ class VersionTrials:
                 self._known.popitem(last=False)
         return known
 
-    async def _tried(self, data: bytes, digest: str, manifest: Manifest, store: ChunkStore) -> PassedVersion:
+    async def _tried(self, data: bytes, digest: str, manifest: Manifest, store: Readable) -> PassedVersion:
         tasks = [asyncio.create_task(self._verdict(data, variant.name, store)) for variant in manifest.variants]
         try:
             verdicts = await asyncio.gather(*tasks)
@@ -112,7 +112,7 @@ class VersionTrials:
                 unrun.append(verdict.unrun)
         return PassedVersion(tuple(unrun))
 
-    async def _verdict(self, data: bytes, variant: str, store: ChunkStore) -> Verdict:
+    async def _verdict(self, data: bytes, variant: str, store: Readable) -> Verdict:
         async with self._slots:
             folder = await asyncio.to_thread(self._fresh_folder)
             try:

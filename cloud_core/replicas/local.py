@@ -21,10 +21,10 @@ from cloud_core.decide import restart as backoff
 from cloud_core.decide.wanted import ANYWHERE, Version, newest, variant_for, wanted
 from cloud_core.replicas.runtimes import suited
 from cloud_core.store import replicas, serving
+from cloud_core.store.chunk_stores import ChunksOf
 from cloud_core.store.database import read, write
 from shared.bundle.install import collect_bundles, install
 from shared.bundle.manifest import TaskKind, Variant, parse_manifest
-from shared.bundle.store import ChunkStore
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.protocol.errors import Corrupt, Refused, TidelineError, Transient
@@ -41,12 +41,12 @@ RETRY = backoff.Limits(first=2.0, longest=60.0, stable=float("inf"))
 
 
 class Place(NamedTuple):
-    """The replica's name and address, its folder for bundles, and where tenants' chunks are."""
+    """The replica's name and address, its folder for bundles, and tenants' chunks."""
 
     name: str
     url: str
     bundles: Path
-    artifacts: Path
+    artifacts: ChunksOf
 
 
 class Preference(NamedTuple):
@@ -191,7 +191,7 @@ class LocalReplica:
             program = variant_for(manifest.variants, self._preference.variant, self._preference.offers)
             variant = program.name
             self._enter(version, ModelState.FETCHING)
-            store = ChunkStore(self._place.artifacts / version.tenant)
+            store = self._place.artifacts(version.tenant)
             folder = await asyncio.to_thread(install, data, variant, store, self._place.bundles)
             self._enter(version, ModelState.LOADING)
             arrangement = await self._arranged(version, manifest.task, program, folder)

@@ -12,6 +12,7 @@ from cloud_core.replicas.local import LocalReplica, Place, Preference
 from cloud_core.replicas.runtimes import budget_here, offers_here, open_session
 from cloud_core.replicas.server import build_replica, grpc_ports
 from cloud_core.site_stop import stop_site
+from cloud_core.store.chunk_stores import open_chunks
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.io.memory import Heap, memory_limit
@@ -93,7 +94,10 @@ async def run_replica(
         engine,
         database,
         place=Place(
-            name, settings.replica_url or url_of(settings.replica_host, port), folder / "bundles", settings.artifacts
+            name,
+            settings.replica_url or url_of(settings.replica_host, port),
+            folder / "bundles",
+            open_chunks(settings.chunk_store, settings.artifacts),
         ),
         preference=Preference(
             settings.replica_variant,

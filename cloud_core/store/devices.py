@@ -4,13 +4,14 @@ Presence, reports and telemetry are levels ordered by the device's own epochs: a
 Functions that record them return False where what came was old news, and write nothing then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 import sqlalchemy as sa
 
 from cloud_core.decide.summary import Summary
 from cloud_core.store import events, tables
+from cloud_core.store.bulk import execute_rows, given
 from cloud_core.store.database import Connection
 from cloud_core.store.rows import changed, columns, every, first, insert, text_of
 from shared.protocol.reported import Birth, Hardware, Reported
@@ -229,14 +230,21 @@ async def record_telemetry(connection: Connection, summaries: Mapping[tuple[str,
     statement = (
         sa.update(_T)
         .where(own, _T.c.deleted_at.is_(None), newer)
-        .values(telemetry=sa.bindparam("said"), telemetry_at=sa.bindparam("at"), last_seen=now)
+        .values(telemetry=sa.bindparam("said"), telemetry_at=sa.bindparam("at"), last_seen=sa.bindparam("now"))
     )
     values = [
-        {"own_tenant": tenant, "own_device": device, "said": text_of(summary), "at": summary.ended_at}
-        for (tenant, device), summary in summaries.items()
+        (tenant, device, text_of(summary), summary.ended_at, now) for (tenant, device), summary in summaries.items()
     ]
-    await connection.execute(statement, values)
-    await events.append_all(connection, list(summaries), kind="telemetry", resource="devices", now=now)
+    await execute_rows(connection, statement, ("own_tenant", "own_device", "said", "at", "now"), values)
+
+
+async def summaries(connection: Connection, names: Collection[tuple[str, str]]) -> dict[tuple[str, str], Summary]:
+    """What is held of the newest samples of these (tenant, device)."""
+    own = given(connection, {"tenant": _T.c.tenant.type, "device": _T.c.device.type}, list(names))
+    joined = own.join(_T, sa.and_(_T.c.tenant == own.c.tenant, _T.c.device == own.c.device))
+    statement = sa.select(_T.c.tenant, _T.c.device, _T.c.telemetry).select_from(joined)
+    rows = (await connection.execute(statement.where(_T.c.telemetry.is_not(None)))).all()
+    return {(tenant, device): msgspec.json.decode(text, type=Summary) for tenant, device, text in rows}
 
 
 async def touch(connection: Connection, tenant: str, device: str, *, now: float) -> None:

@@ -4,7 +4,7 @@ Invariant: ids become visible in their order, so a reader that remembers the las
 writer at a time; on PostgreSQL an advisory lock, held to the commit, makes the writers of events take turns.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import msgspec
 import sqlalchemy as sa
@@ -48,20 +48,6 @@ async def append(
     )
 
 
-async def append_all(
-    connection: Connection, names: Sequence[tuple[str, str]], *, kind: str, resource: str, now: float
-) -> None:
-    """Record the same change of many (tenant, name), in the transaction that makes it."""
-    if not names:
-        return
-    await _take_turn(connection)
-    values = [
-        {"tenant": tenant, "at": now, "kind": kind, "resource": resource, "name": name, "data": "{}"}
-        for tenant, name in names
-    ]
-    await connection.execute(sa.insert(_T), values)
-
-
 async def after(connection: Connection, last: int, *, limit: int = 500) -> list[Event]:
     """Events of all tenants with an id above `last`, oldest first: for pollers that serve or wake many tenants."""
     return await every(connection, sa.select(_T).where(_T.c.id > last).order_by(_T.c.id).limit(limit), Event)
@@ -76,6 +62,13 @@ async def after_in(connection: Connection, tenant: str, last: int, *, limit: int
 async def newest_id(connection: Connection) -> int:
     """The id of the newest event; 0 when there is none."""
     return int((await connection.execute(sa.select(sa.func.coalesce(sa.func.max(_T.c.id), 0)))).scalar_one())
+
+
+async def any_after(connection: Connection, last: int, *, resource: str) -> tuple[int, bool]:
+    """The newest id, and whether an event above `last` is about this collection."""
+    newest = await newest_id(connection)
+    own = sa.select(_T.c.id).where(_T.c.id > last, _T.c.id <= newest, _T.c.resource == resource).limit(1)
+    return newest, (await connection.execute(own)).first() is not None
 
 
 async def tenants_after(connection: Connection, last: int, *, without: Collection[str]) -> tuple[int, frozenset[str]]:

@@ -9,17 +9,16 @@ import sqlalchemy as sa
 from cloud_core.decide.ranges import Span
 from cloud_core.decide.rollup import Cell, Key, added
 from cloud_core.store import partitions
+from cloud_core.store.bulk import execute_rows, given
 from cloud_core.store.database import Connection
 from cloud_core.store.rows import insert, text_of
-from cloud_core.store.telemetry import pieces
 from cloud_core.store.telemetry_tables import HISTORY
 
 TENANT, GROUP, DEVICE = "tenant", "group", "device"
 DAY_S = 86400.0
 KEPT_S: Mapping[int, float] = {10: 2 * DAY_S, 60: 14 * DAY_S, 3600: 400 * DAY_S}
 """Retention, by length of window. Of devices alone windows of 10 s are not kept."""
-
-
+_KEY = ("tenant", "scope", "name", "started_at", "model", "version", "place")
 K = TypeVar("K", bound=Hashable)
 
 
@@ -62,15 +61,15 @@ class Selector(NamedTuple):
 async def add(connection: Connection, seconds: int, cells: Mapping[Place, Cell]) -> None:
     """Add these to what is there. The caller sees to it that nobody else does so at the same time."""
     table = HISTORY[seconds]
-    columns = [table.c[name] for name in ("tenant", "scope", "name", "started_at", "model", "version", "place")]
     # First of all: making one needs the table for itself, which two that have read it would not give each other.
     await partitions.ensure(connection, seconds, {place.started_at for place in cells})
-    held: dict[Place, Cell] = {}
-    for some in pieces([_columns(place) for place in cells]):
-        statement = sa.select(*columns, table.c.cell).where(sa.tuple_(*columns).in_(some))
-        for row in (await connection.execute(statement)).all():
-            where = Place(row.tenant, row.scope, row.name, row.started_at, Key(row.model, row.version, row.place))
-            held[where] = msgspec.json.decode(row.cell, type=Cell)
+    own = given(connection, {name: table.c[name].type for name in _KEY}, [_columns(place) for place in cells])
+    joined = own.join(table, sa.and_(*(table.c[name] == own.c[name] for name in _KEY)))
+    statement = sa.select(*(table.c[name] for name in _KEY), table.c.cell).select_from(joined)
+    held = {
+        Place(tenant, scope, name, at, Key(*key)): msgspec.json.decode(text, type=Cell)
+        for tenant, scope, name, at, *key, text in (await connection.execute(statement)).all()
+    }
     await put(
         connection,
         seconds,
@@ -80,26 +79,11 @@ async def add(connection: Connection, seconds: int, cells: Mapping[Place, Cell])
 
 async def put(connection: Connection, seconds: int, cells: Mapping[Place, Cell]) -> None:
     """Put these in the place of what is there."""
-    if not cells:
-        return
     await partitions.ensure(connection, seconds, {place.started_at for place in cells})
     statement = insert(connection, HISTORY[seconds])
-    statement = statement.on_conflict_do_update(
-        index_elements=["tenant", "scope", "name", "started_at", "model", "version", "place"],
-        set_={"cell": statement.excluded.cell},
-    )
-    values = [
-        {
-            "tenant": place.tenant,
-            "scope": place.scope,
-            "name": place.name,
-            "started_at": place.started_at,
-            **place.key._asdict(),
-            "cell": text_of(cell),
-        }
-        for place, cell in cells.items()
-    ]
-    await connection.execute(statement, values)
+    statement = statement.on_conflict_do_update(index_elements=_KEY, set_={"cell": statement.excluded.cell})
+    values = [(*_columns(place), text_of(cell)) for place, cell in cells.items()]
+    await execute_rows(connection, statement, (*_KEY, "cell"), values)
 
 
 async def clear(

@@ -6,6 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cloud_core.store import events, tables
+from cloud_core.store.bulk import execute_rows, given
 from cloud_core.store.database import Connection
 from cloud_core.store.rows import changed, columns, every
 from shared.protocol.reported import Hardware
@@ -26,6 +27,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: float | None
 
 
+Looks = Sequence[tuple[int | None, float | None, float | None, float | None]]
+"""Epoch, birth, death and when it was last heard, of each device."""
+
+
+async def of_tenant(connection: Connection, tenant: str) -> Looks:
+    """What the presence of a tenant's devices is judged by, and nothing else of them."""
+    own = sa.and_(_T.c.tenant == tenant, _T.c.deleted_at.is_(None))
+    statement = sa.select(_T.c.epoch, _T.c.born_at, _T.c.died_at, _T.c.last_seen).where(own)
+    return [(epoch, born, died, seen) for epoch, born, died, seen in (await connection.execute(statement)).all()]
+
+
 async def everyone(connection: Connection) -> list[Row]:
     """Every device of every tenant that is not deleted."""
     return await every(connection, sa.select(*columns(_T, Row)).where(_T.c.deleted_at.is_(None)), Row)
@@ -39,9 +51,10 @@ async def enrolled(connection: Connection, tenant: str) -> tuple[str, ...]:
 
 async def known(connection: Connection, names: Collection[tuple[str, str]]) -> frozenset[tuple[str, str]]:
     """Which of these (tenant, device) there are."""
-    own = sa.and_(sa.tuple_(_T.c.tenant, _T.c.device).in_(list(names)), _T.c.deleted_at.is_(None))
-    rows = await connection.execute(sa.select(_T.c.tenant, _T.c.device).where(own))
-    return frozenset((tenant, device) for tenant, device in rows.all())
+    own = given(connection, {"tenant": _T.c.tenant.type, "device": _T.c.device.type}, list(names))
+    joined = own.join(_T, sa.and_(_T.c.tenant == own.c.tenant, _T.c.device == own.c.device))
+    statement = sa.select(_T.c.tenant, _T.c.device).select_from(joined).where(_T.c.deleted_at.is_(None))
+    return frozenset((tenant, device) for tenant, device in (await connection.execute(statement)).all())
 
 
 async def reports(connection: Connection, tenant: str) -> dict[str, str]:
@@ -65,8 +78,14 @@ async def hardware_classes(connection: Connection, tenant: str) -> dict[str, str
 
 async def heard(connection: Connection, names: Collection[tuple[str, str]], *, now: float) -> None:
     """Something came from these."""
-    own = sa.and_(sa.tuple_(_T.c.tenant, _T.c.device).in_(list(names)), _T.c.deleted_at.is_(None))
-    await connection.execute(sa.update(_T).where(own).values(last_seen=now))
+    own = sa.and_(_T.c.tenant == sa.bindparam("own_tenant"), _T.c.device == sa.bindparam("own_device"))
+    statement = sa.update(_T).where(own, _T.c.deleted_at.is_(None)).values(last_seen=sa.bindparam("now"))
+    await execute_rows(
+        connection,
+        statement,
+        ("own_tenant", "own_device", "now"),
+        [(tenant, device, now) for tenant, device in names],
+    )
 
 
 async def infer_birth(connection: Connection, tenant: str, device: str, *, epoch: int, now: float) -> bool:

@@ -1,12 +1,19 @@
 """Making a version of a manifest, for everything that publishes: the chunks are durable before, this is the moment it exists."""
 
+import asyncio
+from collections.abc import Sequence
+
 import msgspec
 
-from cloud_core.store import models, versions
+from cloud_core.store import models, tenants, versions
+from cloud_core.store.chunks import Chunks
 from cloud_core.store.database import Connection
 from cloud_core.store.versions import Version
-from shared.bundle.manifest import Manifest, digest_of, parse_manifest
+from shared.bundle.chunks import chunks_of
+from shared.bundle.manifest import Chunk, Manifest, digest_of, parse_manifest
 from shared.protocol.errors import Refusal, Refused
+
+_NAMED = 3
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -32,14 +39,25 @@ def prepare(data: bytes) -> Prepared:
 
 
 async def publish(
-    connection: Connection, tenant: str, prepared: Prepared, *, description: str = "", published_by: str, now: float
+    connection: Connection,
+    tenant: str,
+    prepared: Prepared,
+    chunks: Chunks,
+    *,
+    description: str = "",
+    published_by: str,
+    now: float,
 ) -> Version:
     """The version, made or as it stood with the same content; `description` is for a model that is new.
 
     Raises:
-        Refused: the version stands with other content.
+        Refused: the version stands with other content, or `chunks`, the tenant's, lack some of it.
 
     """
+    await tenants.hold(connection, tenant, alone=False)
+    lacking = await asyncio.to_thread(chunks.lacking, chunks_of(prepared.manifest.files))
+    if lacking:
+        raise incomplete(lacking)
     name, version = prepared.manifest.name, prepared.manifest.version
     await models.create(connection, tenant, name, description=description, now=now)
     held = await versions.publish(
@@ -58,6 +76,19 @@ async def publish(
     if stored is None:
         raise RuntimeError("a version that was just stored is there")
     return stored
+
+
+def incomplete(lacking: Sequence[Chunk]) -> Refused:
+    """422: what a request names was not uploaded."""
+    named = ", ".join(chunk.digest for chunk in lacking[:_NAMED])
+    return Refused(
+        f"{len(lacking)} chunks are not here",
+        kind=Refusal.UNPROCESSABLE,
+        field="files",
+        value=named,
+        allowed="upload them first",
+        code="chunks-missing",
+    )
 
 
 def immutable(version: str) -> Refused:

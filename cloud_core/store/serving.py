@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cloud_core.decide.wanted import Named, Version
-from cloud_core.store import tables
+from cloud_core.store import rollouts, tables
 from cloud_core.store.assignments import Wanted
 from cloud_core.store.database import Connection
 from cloud_core.store.replicas import Replica
@@ -31,13 +31,14 @@ async def published(connection: Connection) -> list[Version]:
 
 
 async def named(connection: Connection) -> list[Named]:
-    """Every model version an assignment of any tenant names."""
+    """Every model version an assignment or a rollout of any tenant names."""
     rows = await connection.execute(sa.select(tables.assignments.c.tenant, tables.assignments.c.models))
-    return [
+    assigned = [
         Named(tenant, wanted.name, wanted.version)
         for tenant, text in rows.all()
         for wanted in msgspec.json.decode(text, type=tuple[Wanted, ...])
     ]
+    return assigned + [Named(*each) for each in await rollouts.named(connection)]
 
 
 async def replicas(connection: Connection) -> list[Replica]:

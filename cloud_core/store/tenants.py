@@ -36,6 +36,15 @@ async def exists(connection: Connection, tenant: str) -> bool:
     return (await connection.execute(sa.select(_T.c.tenant).where(_T.c.tenant == tenant))).first() is not None
 
 
+async def hold(connection: Connection, tenant: str, *, alone: bool) -> None:
+    """Hold a tenant's chunks as they are until this transaction ends: with others who publish, or alone, to remove some.
+
+    On SQLite a write transaction is alone anyway.
+    """
+    own = sa.select(_T.c.tenant).where(_T.c.tenant == tenant)
+    await connection.execute(own.with_for_update(key_share=True) if alone else own.with_for_update(read=True))
+
+
 async def every_name(connection: Connection) -> list[str]:
     """All tenants, by name: for the loops, which speak for each in turn."""
     return list((await connection.execute(sa.select(_T.c.tenant).order_by(_T.c.tenant))).scalars())

@@ -5,12 +5,13 @@ Invariants:
 * a generation is durable before it counts as accepted, and recorded as applied before it answers;
 * models and policy change hands in one move, with no `await` between;
 * only the newest accepted generation matters: a newer one interrupts a fetch and the wait after a failure;
-* at start the applied generation answers from disk before anything connects; if it cannot, the one before it does.
+* at start the applied generation answers from disk before anything connects; if it cannot, the one before it does;
+* a generation that does not pass its probation gives way to the one before it, from disk and memory alone.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -18,21 +19,22 @@ import msgspec
 
 from edge_agent.control.applied import PolicyHolder
 from edge_agent.control.arrangements import Arrangements
-from edge_agent.control.errand import Errands
-from edge_agent.control.host import Disk, ModelHost
-from edge_agent.control.progress import Standing, report_of
-from edge_agent.control.state import Slot
+from edge_agent.control.host import ModelHost
+from edge_agent.control.probation import Probation
+from edge_agent.control.progress import Standing, Told, given_up, report_of, there
+from edge_agent.control.state import AgentState, Slot
 from edge_agent.control.stepper import Stepper
 from edge_agent.control.trust import Trust, check_newer
+from edge_agent.decide.answering import active_versions
 from edge_agent.decide.keeping import keeps
-from edge_agent.decide.steps import Done, GiveUp, Install, Load, Observed, Step, Swap, active_versions, next_step
-from edge_agent.decide.variants import Device
+from edge_agent.decide.probation import Verdict
+from edge_agent.decide.steps import Done, GiveUp, Install, Load, Observed, Step, Swap, Unload, next_step
 from shared.io.clock import Clock
 from shared.io.logs import Log
 from shared.io.mqtt import backoff
 from shared.protocol.desired import Generation, SignedGeneration
-from shared.protocol.errors import Refusal, Refused, Transient
-from shared.protocol.reported import Convergence, Isolation, Reported
+from shared.protocol.errors import Refused, Transient
+from shared.protocol.reported import Isolation, Reported
 
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 60.0
@@ -57,50 +59,35 @@ class Converger:
     def __init__(
         self,
         trust: Trust,
-        disk: Disk,
-        errands: Errands,
+        stepper: Stepper,
+        probation: Probation,
         *,
+        state: AgentState,
         host: ModelHost,
         holder: PolicyHolder,
-        device: Device,
         arrangements: Arrangements,
         clock: Clock,
         log: Log,
         draw: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
-        stepped: Callable[[str, str, float], None] = lambda *_: None,
         isolation: Isolation | None = None,
         pinned: Collection[str] = (),
     ) -> None:
         """`changed` is called whenever `report` would say something new; `draw` gives a number from [0, 1).
 
-        `stepped` hears how each step ended, and after how many seconds.
-
-        `isolation` is only told: what keeps models off the network while they are tried. `pinned`: names of models that are
-        never put out of memory.
+        `isolation` is only told: what keeps models off the network while they are tried. `pinned`: models never put out of memory.
         """
-        self.refused: dict[str, int] = {}
-        """Generations that were not accepted, counted by the code of the refusal."""
+        self._told = Told(changed, log, clock)
         self._trust = trust
-        self._state = disk.state
-        self._stepper = Stepper(
-            trust.tenant,
-            disk,
-            errands,
-            host=host,
-            device=device,
-            measured=arrangements.advised,
-            clock=clock,
-            log=log,
-            stepped=stepped,
-        )
+        self._state = state
+        self._stepper = stepper
         self._arrangements = arrangements
+        self._probation = probation
         self._host = host
         self._holder = holder
         self._clock = clock
         self._log = log
         self._draw = draw
-        self._changed = changed
         self._isolation = isolation
         self._pinned = frozenset(pinned)
         self._accepting = asyncio.Lock()
@@ -108,9 +95,11 @@ class Converger:
         self._target: _Target | None = None
         self._applied: Generation | None = None
         self._previous: Generation | None = None
-        self._standing = Standing()
-        self._refusal: Refused | None = None
-        """Why the last message was not accepted, until one is."""
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Generations that were not accepted, counted by the code of the refusal."""
+        return self._told.refused
 
     async def accept(self, signed: SignedGeneration) -> None:
         """Take a generation from the cloud: durable when this returns, unless it is refused, which the report says.
@@ -129,20 +118,22 @@ class Converger:
                 floor = await asyncio.to_thread(self._state.floor, self._trust.tenant, self._trust.device)
                 check_newer(generation, floor=floor)
             except Refused as error:
-                self._refuse(error)
+                self._told.refuse(error)
                 return
             await asyncio.to_thread(self._state.accept, signed)
             self._target = _Target(signed, generation)
-            self._refusal = None
+            self._told.refusal = None
         self._log.info("generation accepted", epoch=generation.epoch, number=generation.number)
         if self._clock.wall() >= generation.expires_at:
             self._log.warning("the generation has expired; it runs all the same", expires_at=generation.expires_at)
         self._news.set()
-        self._stand(Standing())
+        self._told.stand(Standing())
 
     async def start_from_disk(self) -> None:
         """Answer with what is on disk: the applied generation, else the one before it, else what is left of the first."""
         await self._stepper.recover()
+        with contextlib.suppress(Transient):
+            await self._probation.recover()
         await self._arrangements.refresh()
         self._applied = await self._kept(Slot.APPLIED)
         self._previous = await self._kept(Slot.PREVIOUS)
@@ -154,7 +145,10 @@ class Converger:
             if generation is not None and await self._loaded(generation):
                 self._log.info("restored from disk", epoch=generation.epoch, number=generation.number)
                 self._take_over(generation)
-                await self._stepper.record(self._state.forgive, generation, must=False)
+                if generation is self._applied:
+                    await self._probation.resume(generation, self._previous)
+                if self._probation.next_look is None:
+                    await self._stepper.record(self._state.forgive, generation, must=False)
                 break
         else:
             if self._applied is not None:
@@ -162,7 +156,7 @@ class Converger:
                 for model in self._applied.models:
                     await self._loaded(msgspec.structs.replace(self._applied, models=(model,)))
                 self._take_over(self._applied)
-        self._stand(Standing())
+        self._told.stand(Standing())
 
     async def run(self) -> None:
         """Converge for ever."""
@@ -180,9 +174,10 @@ class Converger:
             except Transient as error:
                 outcome, wait = _Round.FAILED, error.retry_after or 0.0
                 self._log.warning("step failed for now", error=error.message)
-                self._stand(msgspec.structs.replace(self._standing, error=error.message))
+                self._told.stand(msgspec.structs.replace(self._told.standing, error=error.message))
             if outcome is _Round.OVER:
-                await self._news.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), self._probation.next_look)
             elif outcome is _Round.FAILED:
                 drawn = backoff(failed, u=self._draw(), base=RETRY_FIRST_S, cap=RETRY_MOST_S)
                 failed += 1
@@ -200,7 +195,7 @@ class Converger:
         target = self._target.generation if self._target is not None else None
         listed = self._host.models(self._trust.tenant)
         current, now = self._holder.generation, self._clock.wall()
-        report = report_of(target, current, listed, self._standing, self._refusal, now=now)
+        report = report_of(target, current, listed, self._told, now=now)
         tuned = self._arrangements.upstream({model.digest for model in report.models})
         return msgspec.structs.replace(report, isolation=self._isolation, tuned=tuned)
 
@@ -209,26 +204,46 @@ class Converger:
         generation = target.generation
         step = next_step(generation, await self._observe(generation))
         match step:
-            case Done():
-                self._log.info("converged", epoch=generation.epoch, number=generation.number)
-                self._stand(Standing(convergence=Convergence.APPLIED))
-            case GiveUp():
-                self._log.error("generation given up", reason=step.reason.value, digest=step.digest, error=step.error)
-                error = f"{step.reason.value}: {step.error}"
-                failed, current = frozenset({step.digest}), self._holder.generation
-                self._host.bound(None if current is None else current.limits.memory_bytes)
-                self._stand(Standing(convergence=Convergence.FAILED, failed=failed, error=error))
+            case Done() | GiveUp():
+                return await self._over(generation, step)
             case Swap():
-                await self._swap(target)
+                await self._swap(target, step.variants)
             case _:
                 return _Round.NEXT if await self._attempt(generation, step) else _Round.FAILED
-        return _Round.OVER if isinstance(step, Done | GiveUp) else _Round.NEXT
+        return _Round.NEXT
 
-    async def _swap(self, target: _Target) -> None:
-        await asyncio.to_thread(self._state.apply, target.signed)
+    async def _over(self, generation: Generation, step: Done | GiveUp) -> _Round:
+        """There is nothing more to do; does what answers stay?"""
+        if self._probation.next_look is not None and (verdict := self._probation.verdict()).stays is not None:
+            await (self._probation.commit(verdict) if verdict.stays else self._roll_back(verdict))
+            return _Round.NEXT
+        on_trial = self._probation.next_look is not None
+        standing = given_up(step) if isinstance(step, GiveUp) else there(on_probation=on_trial)
+        if isinstance(step, GiveUp):
+            current = self._holder.generation
+            self._host.bound(None if current is None else current.limits.memory_bytes)
+        if standing != self._told.standing:
+            event = "generation given up" if isinstance(step, GiveUp) else "converged"
+            self._log.info(event, epoch=generation.epoch, number=generation.number, error=standing.error)
+            self._told.stand(standing)
+        return _Round.OVER
+
+    async def _roll_back(self, verdict: Verdict) -> None:
+        """Durable first; then the generation before answers again, once it is in memory, and this one until then."""
+        await self._probation.roll_back(verdict)
+        self._applied, self._previous = self._previous, None
+        if self._applied is not None and await self._loaded(self._applied):
+            self._take_over(self._applied)
+
+    async def _swap(self, target: _Target, variants: Mapping[str, str]) -> None:
+        proved = self._probation.next_look is None
+        again = self._applied is not None and self._applied.order == target.generation.order
+        before = self._applied if proved and not again else self._previous
+        # Whoever dies with both in memory, before the new one answered, dies of the new one.
+        await self._stepper.intend(target.generation, Swap(generation=target.generation, variants=dict(variants)))
+        await self._probation.apply(target.signed, target.generation, before, variants)
         self._take_over(target.generation)
-        if self._applied is None or self._applied.order != target.generation.order:
-            self._previous, self._applied = self._applied, target.generation
+        self._previous, self._applied = before, target.generation
         self._arrangements.news.set()
         self._log.info("generation swapped in", epoch=target.generation.epoch, number=target.generation.number)
 
@@ -240,18 +255,21 @@ class Converger:
         self._host.hold(self._trust.tenant, keeps(generation, self._pinned))
         self._host.bound(generation.limits.memory_bytes)
         self._holder.set(generation)
-        self._changed()
+        self._told.changed()
 
     async def _observe(self, desired: Generation) -> Observed:
         kept = [generation for generation in (self._applied, self._previous) if generation is not None]
-        return await self._stepper.observe(desired, current=self._holder.generation, kept=kept)
+        unproved = self._probation.next_look is not None
+        return await self._stepper.observe(desired, current=self._holder.generation, kept=kept, unproved=unproved)
 
     async def _attempt(self, generation: Generation, step: Step, *, booting: bool = False) -> bool:
-        self._stand(Standing(step=step, error=self._standing.error))
+        self._told.stand(Standing(step=step, error=self._told.standing.error))
         # What is loaded now is loaded within the limits of the generation it is for.
         self._host.bound(generation.limits.memory_bytes)
-        error = await self._stepper.attempt(generation, step, progress=self._progress, news=self._news, booting=booting)
-        self._stand(Standing(step=step, error=error))
+        error = await self._stepper.attempt(
+            generation, step, progress=self._told.progress, news=self._news, booting=booting
+        )
+        self._told.stand(Standing(step=step, error=error))
         return error is None
 
     async def _kept(self, slot: Slot) -> Generation | None:
@@ -267,7 +285,7 @@ class Converger:
         while True:
             step = next_step(generation, await self._observe(generation))
             match step:
-                case Install() | Load():
+                case Install() | Load() | Unload():
                     try:
                         await self._attempt(generation, step, booting=True)
                     except Transient as error:
@@ -279,18 +297,3 @@ class Converger:
                     reason = step.reason.value
                     self._log.error("not restored from disk", order=tuple(generation.order), reason=reason)
                     return False
-
-    def _refuse(self, error: Refused) -> None:
-        """Count what is not accepted. One that came late is what MQTT does; any other is for people to see."""
-        self.refused[error.code] = self.refused.get(error.code, 0) + 1
-        self._log.error("generation refused", code=error.code, error=error.message)
-        if error.kind is not Refusal.CONFLICT:
-            self._refusal = error
-            self._changed()
-
-    def _progress(self, done: int, total: int) -> None:
-        self._stand(msgspec.structs.replace(self._standing, progress=done / total if total else 1.0))
-
-    def _stand(self, standing: Standing) -> None:
-        self._standing = standing
-        self._changed()

@@ -1,86 +1,104 @@
-"""Fetching manifests and chunks over HTTP: only what is missing, each verified before it is kept.
+"""Fetching manifests, chunks and metadata: only what is missing, each verified before it is kept, over whatever there is.
 
 Invariants:
 
-* nothing is read past what the signed generation and the manifest allow: at most one byte more, and that is `Corrupt`;
-* a chunk counts once it is verified and durable in the store, so an interrupted fetch goes on where it stopped;
-* a server that trickles or stalls is given up on: a chunk has a total time that follows from its size;
+* nothing is read past what the signed generation and the manifest allow: at most a piece more, and that is `Corrupt`;
+* a chunk counts once it is verified and durable in the store, so an interrupted fetch goes on where it stopped; what came of the
+  chunks in flight stays on disk too, so that even a killed process fetches no chunk of them anew;
+* what comes slower than the floor, over all transfers together, is given up on for now: a shorter stall is nothing;
 * a chunk whose transfer breaks goes on from the byte it broke at, as long as every attempt brings something; where the parts
-  do not make up the chunk, since the server changed in between, it is fetched whole once;
-* the bearer token goes to the configured address only: redirects are not followed.
+  do not make up the chunk, since the server changed in between or the power went, it is fetched whole once.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-import aiohttp
-
+from edge_agent.control.pace import SLOWEST, WINDOW_S, Floor, Pace
 from shared.bundle import manifest as manifests
 from shared.bundle.manifest import Chunk
+from shared.bundle.partial import PartialChunk, discard_partial, most
 from shared.bundle.store import ChunkStore
 from shared.io.clock import Clock
-from shared.protocol.errors import Corrupt, Refusal, Refused, Transient, Unavailable
+from shared.protocol.errors import Corrupt, Refused, Transient, Unavailable
 from shared.protocol.topics import Path as Paths
 from shared.protocol.window import opens_in
 
 PARALLEL = 4
-PIECE = 64 * 1024
-CONNECT_S = 10.0
-SILENCE_S = 30.0
-"""Longest wait for the next bytes."""
+SPARE = 16
+"""Partial chunks that stay although they are not being fetched."""
 RESUMES = 8
 """How often a chunk goes on after its transfer broke, before that is said."""
-SLOWEST = 2048.0
-"""Bytes per second below which a chunk is given up on."""
 
 Progress = Callable[[int, int], None]
+Keep = Callable[[bytes], Awaitable[None]]
 
 
-class Tokens(Protocol):
-    """Where bearer tokens come from."""
+class Source(Protocol):
+    """Where bytes come from: one way to the cloud."""
 
-    async def token(self) -> str:
-        """One that should be good."""
+    @property
+    def grain(self) -> int:
+        """Bytes that come at once or not at all; 0 where they trickle."""
         ...
 
-    def forget(self, token: str) -> None:
-        """It was refused: do not give it out again."""
+    async def get(self, path: str, keep: Keep, *, limit: int, begin: int = 0) -> None:
+        """Hand what `path` (of the device API) holds to `keep`, in order, from byte `begin` on, until its end.
+
+        Raises:
+            Refused: the cloud does not have it or does not give it to this device.
+            Corrupt: it is longer than `limit`.
+            Transient: not now.
+
+        """
         ...
 
 
 class Fetcher:
-    """Asks one device API."""
+    """Fetches from one source."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, *, api_url: str, tokens: Tokens, clock: Clock, parallel: int = PARALLEL
+        self,
+        source: Source,
+        *,
+        clock: Clock,
+        parallel: int = PARALLEL,
+        slowest: int = SLOWEST,
+        window: float = WINDOW_S,
     ) -> None:
-        self._http = http
-        self._url = api_url.rstrip("/")
-        self._tokens = tokens
+        """`slowest`: bytes per second, on the average of `window` seconds, below which nobody waits any longer."""
+        self._source = source
         self._clock = clock
         self._parallel = parallel
+        self._slowest = slowest
+        self._window = window
 
     async def manifest(self, digest: str) -> bytes:
-        """The manifest's bytes, verified against `digest`.
+        """The manifest's bytes, verified against `digest`; raises as `small`, and `Corrupt` where the bytes are not those."""
+        data = await self.small(Paths.MANIFEST.format(digest=digest), manifests.MAX_BYTES)
+        if manifests.digest_of(data) != digest:
+            raise Corrupt(f"manifest {digest}: {len(data)} B that hash to {manifests.digest_of(data)}")
+        return data
+
+    async def small(self, path: str, max_bytes: int) -> bytes:
+        """What `path` of the device API holds, unverified; TUF metadata, say.
 
         Raises:
             Refused: the cloud does not have it or does not give it to this device.
-            Corrupt: the bytes are not those.
+            Corrupt: it is longer than `max_bytes`.
             Transient: not now.
 
         """
         pieces: list[bytes] = []
+        floor = self._floor()
 
         async def keep(piece: bytes) -> None:
+            floor.took(len(piece))
             pieces.append(piece)
 
-        limit = manifests.MAX_BYTES
-        await self._get(Paths.MANIFEST.format(digest=digest), keep, limit=limit, within=_patience(limit))
-        data = b"".join(pieces)
-        if manifests.digest_of(data) != digest:
-            raise Corrupt(f"manifest {digest}: {len(data)} B that hash to {manifests.digest_of(data)}")
-        return data
+        async with floor.held():
+            await self._source.get(path, keep, limit=max_bytes)
+        return b"".join(pieces)
 
     async def chunks(
         self,
@@ -107,7 +125,7 @@ class Fetcher:
         """
         total, done = sum(chunk.size for chunk in chunks), 0
         failed: list[Refused | Corrupt | Transient] = []
-        pace = _Pace(bytes_per_s, self._clock)
+        pace, floor = Pace(bytes_per_s, self._clock), self._floor()
         waiting = list(reversed(chunks))
 
         async def fetch_on() -> None:
@@ -117,7 +135,7 @@ class Fetcher:
                 try:
                     if not await asyncio.to_thread(store.has, chunk.digest):
                         self._check_open(window)
-                        await self._chunk(chunk, store, pace)
+                        await self._chunk(chunk, store, pace, floor)
                 except (Refused, Corrupt, Transient) as error:
                     # Nothing more is begun; what the other lanes have half of is not thrown away.
                     failed.append(error)
@@ -127,8 +145,10 @@ class Fetcher:
                 if progress is not None:
                     progress(done, total)
 
+        # A generation that came in between may be followed by the one before, whose chunks are half here.
+        await asyncio.to_thread(discard_partial, store, {chunk.digest for chunk in chunks}, spare=SPARE)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with floor.held(), asyncio.TaskGroup() as group:
                 for lane in range(min(self._parallel, len(chunks))):
                     group.create_task(fetch_on(), name=f"fetch-{lane}")
         except BaseExceptionGroup as errors:
@@ -137,114 +157,58 @@ class Fetcher:
         if failed:
             raise failed[0]
 
+    def _floor(self) -> Floor:
+        return Floor(self._slowest, window=self._window, grain=self._source.grain)
+
     def _check_open(self, window: str | None) -> None:
         wait = 0.0 if window is None else opens_in(window, self._clock.wall())
         if wait > 0:
             detail = f"chunks are fetched in {window} UTC only, which begins in {wait / 3600:.1f} h"
             raise Transient(detail, why=Unavailable.UNREACHABLE, retry_after=wait)
 
-    async def _chunk(self, chunk: Chunk, store: ChunkStore, pace: "_Pace") -> None:
-        if not await self._attempt(chunk, store, pace, resumes=RESUMES):
-            # The parts came from different bytes, or one of them was wrong: once more, in one piece.
-            await self._attempt(chunk, store, pace, resumes=0)
-
-    async def _attempt(self, chunk: Chunk, store: ChunkStore, pace: "_Pace", *, resumes: int) -> bool:
-        """Fetch a chunk and keep it; False where it came in parts that do not make it up."""
-        deadline = self._clock.monotonic() + _patience(chunk.size) + self._parallel * pace.seconds(chunk.size)
-        parts = 0
-        with store.writing(chunk.digest, size=chunk.size) as writer:
+    async def _chunk(self, chunk: Chunk, store: ChunkStore, pace: Pace, floor: Floor) -> None:
+        with PartialChunk(store, chunk) as writer:
 
             async def keep(piece: bytes) -> None:
-                await pace.take(len(piece))
-                await asyncio.to_thread(writer.write, piece)
+                wait = pace.turn(len(piece))
+                floor.took(len(piece), wait=wait)
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                await _to_its_end(writer.write, piece)
 
-            while True:
-                before = writer.written
-                within = max(0.001, deadline - self._clock.monotonic())
-                path = Paths.CHUNK.format(digest=chunk.digest)
-                try:
-                    await self._get(path, keep, limit=chunk.size, within=within, begin=before)
-                    break
-                except Transient:
-                    parts += 1
-                    gained = writer.written > before
-                    if parts > resumes or not gained or self._clock.monotonic() >= deadline:
-                        raise
+            in_parts = writer.written > 0
             try:
-                await asyncio.to_thread(writer.commit)
+                in_parts = await self._receive(chunk, writer, keep, resumes=RESUMES) or in_parts
+                await _to_its_end(writer.commit)
             except Corrupt:
-                if parts == 0:
+                if not in_parts:
                     raise
-                return False
-        return True
+                # The parts came from different bytes, or one of them was wrong: once more, in one piece.
+                await _to_its_end(writer.restart)
+                await self._receive(chunk, writer, keep, resumes=0)
+                await _to_its_end(writer.commit)
 
-    async def _get(
-        self, path: str, keep: Callable[[bytes], Awaitable[None]], *, limit: int, within: float, begin: int = 0
-    ) -> None:
-        """Hand what `path` answers to `keep`, from byte `begin` on."""
-        url = self._url + path
-        token = await self._tokens.token()
-        timeout = aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
-        if begin:
-            headers["Range"] = f"bytes={begin}-"
-        try:
-            async with self._http.get(
-                url, headers=headers, timeout=timeout, allow_redirects=False, auto_decompress=False
-            ) as answer:
-                received = self._begins(answer, url, token, begin)
-                async for piece in answer.content.iter_chunked(PIECE):
-                    known = max(0, begin - received)
-                    received += len(piece)
-                    if received > limit:
-                        raise Corrupt(f"{url} sends more than its {limit} B", code="too-long")
-                    if known < len(piece):
-                        await keep(piece[known:])
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
-            raise Transient(f"{url}: {error or type(error).__name__}", why=Unavailable.UNREACHABLE) from error
-
-    def _begins(self, answer: aiohttp.ClientResponse, url: str, token: str, begin: int) -> int:
-        """At which byte the answer begins; a server that knows no ranges, or has other bytes by now, begins anew."""
-        if answer.status == 200:
-            return 0
-        if answer.status == 206 and begin and answer.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
-            return begin
-        raise self._refusal(answer, url, token)
-
-    def _refusal(self, answer: aiohttp.ClientResponse, url: str, token: str) -> Refused | Transient:
-        status = answer.status
-        if status == 401:
-            # An expired token, or a control plane with new keys: the next attempt brings another.
-            self._tokens.forget(token)
-        # A redirect is what captive portals send: it passes.
-        if status in (401, 408, 425, 429) or status >= 500 or 300 <= status < 400:
-            return Transient(f"{url} answered {status}", why=Unavailable.UNREACHABLE, retry_after=_retry_after(answer))
-        kind = {403: Refusal.FORBIDDEN, 404: Refusal.NOT_FOUND}.get(status, Refusal.UNSUPPORTED)
-        return Refused(f"{url} answered {status}", kind=kind)
+    async def _receive(self, chunk: Chunk, writer: PartialChunk, keep: Keep, *, resumes: int) -> bool:
+        """What `writer` lacks of a chunk; whether its transfer broke on the way."""
+        broken = 0
+        while True:
+            before = writer.written
+            try:
+                path = Paths.CHUNK.format(digest=chunk.digest)
+                await self._source.get(path, keep, limit=most(chunk.size), begin=before)
+            except Transient as error:
+                broken += 1
+                if broken > resumes or writer.written == before or error.why is Unavailable.STORAGE:
+                    raise
+            else:
+                return broken > 0
 
 
-class _Pace:
-    """A shared bound on bytes per second: each taker waits for its turn."""
-
-    def __init__(self, rate: int | None, clock: Clock) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._next = clock.monotonic()
-
-    def seconds(self, size: int) -> float:
-        return 0.0 if self._rate is None else size / max(1, self._rate)
-
-    async def take(self, size: int) -> None:
-        if self._rate is not None:
-            now = self._clock.monotonic()
-            self._next = max(self._next, now) + self.seconds(size)
-            await asyncio.sleep(self._next - now)
-
-
-def _patience(size: int) -> float:
-    return SILENCE_S + size / SLOWEST
-
-
-def _retry_after(answer: aiohttp.ClientResponse) -> float | None:
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else None
+async def _to_its_end(write: Callable[..., None], *arguments: object) -> None:
+    """Run `write` in a thread and, cancelled or not, wait until it has ended: nobody closes its file meanwhile."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        raise

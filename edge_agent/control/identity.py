@@ -28,10 +28,14 @@ EARLY_S = 30.0
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """`seed` is base64 of the 32 private bytes of the device's Ed25519 key; `enrolment` None until the cloud knows it."""
+    """`seed` is base64 of the 32 private bytes of the device's Ed25519 key; `enrolment` None until the cloud knows it.
+
+    `root_pinned_at`: when the TUF root was pinned, where it did not come with the enrolment.
+    """
 
     seed: str
     enrolment: EnrolAnswer | None = None
+    root_pinned_at: float | None = None
 
     @property
     def own(self) -> EnrolAnswer:

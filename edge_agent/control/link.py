@@ -17,14 +17,16 @@ from typing import NamedTuple
 
 import msgspec
 
+from edge_agent.control.fetch_mqtt import MqttSource
 from edge_agent.control.state import AgentState
 from shared.io.clock import Clock
 from shared.io.deflate import deflated
 from shared.io.logs import Log
-from shared.io.mqtt import MqttLink, Outcome, Received, Server, Will
+from shared.io.mqtt import Handler, MqttLink, Outcome, Received, Server, Will
 from shared.io.signing import verify
-from shared.protocol import commands, desired, pressure, reported, telemetry
+from shared.protocol import commands, content, desired, pressure, reported, telemetry
 from shared.protocol.commands import Command, CommandResult, SignedCommand, Verb
+from shared.protocol.content import Get
 from shared.protocol.desired import SignedGeneration
 from shared.protocol.enrolment import EnrolAnswer
 from shared.protocol.envelope import B, body_of, decoded, seal, unseal
@@ -48,6 +50,7 @@ class Hooks(NamedTuple):
     acknowledged: Callable[[Ack], Awaitable[None]]
     pressure: Callable[[Pressure], None]
     connected: Callable[[], None]
+    content: MqttSource | None = None
 
 
 class Link:
@@ -79,18 +82,23 @@ class Link:
         self._heard_at = 0.0
         self._changed = asyncio.Event()
         self._seen: deque[str] = deque(maxlen=REMEMBERED)
+        handlers: dict[str, Handler] = {
+            "desired": self._on_desired,
+            "command": self._on_command,
+            "telemetry-ack": self._on_ack,
+            "state": self._on_state,
+            "pressure": self._on_pressure,
+        }
+        if hooks.content is not None:
+            handlers |= dict.fromkeys(content.KINDS.values(), hooks.content.received) | dict.fromkeys(
+                content.KINDS, _echo
+            )
         broker = enrolment.broker
         self._mqtt = MqttLink(
             Server(broker.host, broker.port, broker.username, broker.password, keepalive=keepalive),
             will=self._will,
             on_connected=self._on_connected,
-            handlers={
-                "desired": self._on_desired,
-                "command": self._on_command,
-                "telemetry-ack": self._on_ack,
-                "state": self._on_state,
-                "pressure": self._on_pressure,
-            },
+            handlers=handlers,
             count=count,
             log=log,
             clock=clock,
@@ -151,6 +159,15 @@ class Link:
         plain = seal(telemetry.KIND, batch, id=str(batch.samples[-1].seq), now=round(self._clock.wall(), 3))
         await self._mqtt.publish(self._topic("telemetry"), deflated(plain))
 
+    async def ask(self, row: str, get: Get) -> None:
+        """Ask for parts of content.
+
+        Raises:
+            Transient: no connection.
+
+        """
+        await self._publish(row, row, get)
+
     async def close(self) -> None:
         """Say that we go, ourselves: the broker forgets the will of a clean goodbye."""
 
@@ -165,6 +182,9 @@ class Link:
 
     async def _on_connected(self) -> None:
         await self._mqtt.subscribe(*(self._topic(name) for name in SUBSCRIPTIONS))
+        if self._hooks.content is not None:
+            # Each part is asked for until it is there: acknowledging it to the broker too would say nothing more.
+            await self._mqtt.subscribe(*(self._topic(row, free=("+",)) for row in content.KINDS.values()), qos=0)
         birth = Birth(
             epoch=self._epoch,
             at=self._clock.wall(),
@@ -174,6 +194,8 @@ class Link:
         )
         await self._publish("birth", reported.BIRTH, birth)
         self.changed()
+        if self._hooks.content is not None:
+            self._hooks.content.connected()
         self._hooks.connected()
 
     async def _report(self) -> None:
@@ -251,8 +273,12 @@ class Link:
     def _sealed(self, kind: str, body: object) -> bytes:
         return seal(kind, body, id=str(uuid.uuid4()), now=self._clock.wall())
 
-    def _topic(self, name: str) -> str:
-        return topic(name, tenant=self._own.tenant, device=self._own.device)
+    def _topic(self, name: str, *, free: tuple[str, ...] = ()) -> str:
+        return topic(name, tenant=self._own.tenant, device=self._own.device, free=free)
+
+
+async def _echo(_message: Received) -> None:
+    """Our own request: `chunks/get` is under the filter of the answers, and not every broker keeps it from its writer."""
 
 
 def digest_of(state: Reported) -> str:

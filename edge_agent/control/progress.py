@@ -1,13 +1,16 @@
 """What the device reports of its way to the newest generation: always the whole, from what is held and what is being done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edge_agent.decide.steps import Fetch, Install, Load, Step, active_versions
+from edge_agent.decide.answering import active_versions
+from edge_agent.decide.steps import Fetch, GiveUp, Install, Load, Step, Why
+from shared.io.clock import Clock
+from shared.io.logs import Log
 from shared.protocol.desired import Generation, ModelRef
 from shared.protocol.errors import Refusal, Refused
-from shared.protocol.reported import Convergence, ModelReport, ModelState, Reported
+from shared.protocol.reported import Convergence, ModelReport, ModelState, Outcome, Reported
 from shared.serving.catalog import Listed
 
 
@@ -17,20 +20,83 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     convergence: Convergence = Convergence.CONVERGING
     step: Step | None = None
     progress: float | None = None
+    bytes_per_s: float | None = None
+    seconds_left: float | None = None
     failed: frozenset[str] = frozenset()
+    outcome: Outcome | None = None
     error: str | None = None
+
+
+class Told:
+    """Owner of what there is to say: how convergence stands, and why the last message was not accepted, until one is."""
+
+    def __init__(self, changed: Callable[[], None], log: Log, clock: Clock) -> None:
+        """`changed` is called whenever a report would say something new."""
+        self.changed = changed
+        self.standing = Standing()
+        self.refusal: Refused | None = None
+        self.refused: dict[str, int] = {}
+        """Generations that were not accepted, counted by the code of the refusal."""
+        self._log = log
+        self._clock = clock
+        self._began = 0.0
+        """When the step that is being done began."""
+
+    def stand(self, standing: Standing) -> None:
+        """How convergence stands from now on."""
+        if standing.step is not self.standing.step:
+            self._began = self._clock.monotonic()
+        self.standing = standing
+        self.changed()
+
+    def progress(self, done: int, total: int) -> None:
+        """So many bytes of the step are done, of all."""
+        seconds = self._clock.monotonic() - self._began
+        rate = done / seconds if done and seconds > 0 else None
+        self.stand(
+            msgspec.structs.replace(
+                self.standing,
+                progress=done / total if total else 1.0,
+                bytes_per_s=rate,
+                seconds_left=None if rate is None else (total - done) / rate,
+            )
+        )
+
+    def refuse(self, error: Refused) -> None:
+        """Count what is not accepted. One that came late is what MQTT does; any other is for people to see."""
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
+        self._log.error("generation refused", code=error.code, error=error.message)
+        if error.kind is not Refusal.CONFLICT:
+            self.refusal = error
+            self.changed()
+
+
+def there(*, on_probation: bool) -> Standing:
+    """The newest generation answers."""
+    outcome = Outcome.PROBATION if on_probation else Outcome.COMMITTED
+    return Standing(convergence=Convergence.APPLIED, outcome=outcome)
+
+
+def given_up(step: GiveUp) -> Standing:
+    """The newest generation will not answer: it was gone back from, or never came into force."""
+    return Standing(
+        convergence=Convergence.FAILED,
+        failed=frozenset({step.digest}),
+        outcome=Outcome.ROLLED_BACK if step.reason is Why.ROLLED_BACK else Outcome.FAILED,
+        error=f"{step.reason.value}: {step.error}",
+    )
 
 
 def report_of(
     target: Generation | None,
     current: Generation | None,
     loaded: Sequence[Listed],
-    standing: Standing,
-    refusal: Refused | None,
+    told: Told,
     *,
     now: float,
 ) -> Reported:
     """The whole report; `current` answers, `target` is the newest accepted generation. Epoch and sequence are the link's."""
+    standing, refusal = told.standing, told.refusal
     convergence = standing.convergence
     if refusal is not None and refusal.kind is not Refusal.FORBIDDEN:
         # Meant for this device and cannot hold. A forged one says nothing of the device: it is only shown.
@@ -51,6 +117,7 @@ def report_of(
         step=None if standing.step is None else _words(standing.step),
         error=error,
         policy_revision=None if current is None else current.policy_revision,
+        outcome=standing.outcome,
     )
 
 
@@ -91,6 +158,8 @@ def _model(model: ModelRef, entry: Listed | None, standing: Standing, *, answers
         state=state,
         active=answers and state is ModelState.READY,
         progress=standing.progress if doing is not None else None,
+        bytes_per_s=standing.bytes_per_s if doing is not None else None,
+        seconds_left=standing.seconds_left if doing is not None else None,
         error=standing.error if doing is not None or model.digest in standing.failed else None,
     )
 

@@ -15,7 +15,7 @@ disk never delays an answer. One lock serialises them.
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -23,7 +23,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from edge_agent.control.database import open_sound, sound
-from edge_agent.decide.steps import Failure
+from edge_agent.decide.blame import Failure, trial
 from shared.protocol.desired import Generation, Order, SignedGeneration, generation_in
 
 FILE = "agent.db"
@@ -62,6 +62,8 @@ _FAILURE = """INSERT INTO failures VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 _COUNT = """INSERT INTO counters VALUES (?, ?) ON CONFLICT DO UPDATE SET
   value = max(counters.value + 1, excluded.value) RETURNING value"""
 
+_READS = frozenset({"signed", "floor", "intent", "failures", "on_probation"})
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -87,11 +89,11 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _transaction(method: Callable[Concatenate["AgentState", P], R]) -> Callable[Concatenate["AgentState", P], R]:
-    """Run a method alone, in one transaction that is durable once it returns."""
+    """Run a method alone, in one transaction that is durable once it returns; one that reads asks nothing of the disk's room."""
 
     def run(self: "AgentState", /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._lock, sound(self.path), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("BEGIN" if method.__name__ in _READS else "BEGIN IMMEDIATE")
             return method(self, *args, **kwargs)
 
     run.__doc__ = method.__doc__
@@ -130,27 +132,69 @@ class AgentState:
     def accept(self, signed: SignedGeneration) -> None:
         """Record an already verified generation as the newest accepted one and raise the floor to it.
 
-        A new order is a new chance: what failed and what was attempted is forgotten.
+        A new order is a new chance for bytes that could not be got; what failed in running, and the probation of the generation
+        that answers, stay.
         """
         generation = generation_in(signed)
         self._put(Slot.ACCEPTED, signed)
         self._db.execute(_FLOOR, (generation.tenant, generation.device, *generation.order))
-        self._db.execute("DELETE FROM failures")
+        kept = self._probation()[0]
+        self._db.execute("DELETE FROM failures WHERE substr(subject, 65, 1) <> '-' AND subject <> ?", (kept,))
         self._db.execute("DELETE FROM intent")
 
     @_transaction
-    def apply(self, signed: SignedGeneration) -> None:
+    def apply(self, signed: SignedGeneration, suspects: Sequence[str] = ()) -> None:
         """Record that from now on this generation answers; another one that did becomes `previous`.
 
-        What its models failed with on the way is forgotten.
+        Args:
+            signed: the generation.
+            suspects: what its failure in the time to come will speak against: it is on probation then, until `commit` or
+                `roll_back`. Without any it is committed, and what its models failed with on the way is forgotten.
+
+        One that is still on probation never becomes `previous`: what was before it stays what can be gone back to.
+
         """
         generation = generation_in(signed)
-        before = _row(self._db, Slot.APPLIED)
-        if before is not None and before.payload != signed.payload:
+        before, (unproved, _) = _row(self._db, Slot.APPLIED), self._probation()
+        if before is not None and before.payload != signed.payload and not unproved:
             self._put(Slot.PREVIOUS, before)
         self._put(Slot.APPLIED, signed)
-        self._forgive(generation)
+        about = trial(generation.order)
+        self._db.execute("DELETE FROM failures WHERE subject IN (?, ?)", (unproved, about))
+        if suspects:
+            self._db.execute(_FAILURE, (about, 0, 0, " ".join(suspects)))
+        else:
+            self._forgive(generation)
         self._db.execute("DELETE FROM intent")
+
+    @_transaction
+    def on_probation(self) -> tuple[str, ...]:
+        """What the failure of the generation that answers would speak against; empty where it is committed."""
+        return self._probation()[1]
+
+    @_transaction
+    def commit(self) -> None:
+        """Record that the generation on probation stays; what its models failed with before is forgotten."""
+        applied, (about, _) = _row(self._db, Slot.APPLIED), self._probation()
+        if applied is not None and about:
+            self._db.execute("DELETE FROM failures WHERE subject = ?", (about,))
+            self._forgive(generation_in(applied))
+
+    @_transaction
+    def roll_back(self, subjects: Sequence[str], error: str) -> None:
+        """Record that the generation on probation does not stay: the one before it is the one that answers."""
+        self._roll_back(subjects, error)
+
+    @_transaction
+    def began_on_probation(self, most: int, error: str) -> bool:
+        """Count a start of the agent within a probation; the `most`-th is the end of it: all of its suspects are to blame then."""
+        about, suspects = self._probation()
+        counted = "UPDATE failures SET crashed = crashed + 1 WHERE subject = ? RETURNING crashed"
+        starts = self._db.execute(counted, (about,)).fetchone()
+        if starts is None or starts[0] < most:
+            return False
+        self._roll_back(suspects, error)
+        return True
 
     @_transaction
     def signed(self, slot: Slot) -> SignedGeneration | None:
@@ -224,6 +268,23 @@ class AgentState:
     def next_seq(self, name: str) -> int:
         """As `next_epoch`, for the counter `name`."""
         return int(self._db.execute(_COUNT, (name, self._first + 1)).fetchone()[0])
+
+    def _probation(self) -> tuple[str, tuple[str, ...]]:
+        """What the probation of the applied generation is recorded under, and its suspects; empty where it is not on probation."""
+        query = """SELECT subject, error FROM failures, generations WHERE slot = 'applied' AND json_valid(payload) AND
+          subject = json_extract(payload, '$.epoch') || '.' || json_extract(payload, '$.number') AND failed = 0"""
+        found = self._db.execute(query).fetchone()
+        return ("", ()) if found is None else (found[0], tuple(found[1].split()))
+
+    def _roll_back(self, subjects: Sequence[str], error: str) -> None:
+        (about, _), previous = self._probation(), _row(self._db, Slot.PREVIOUS)
+        if not about or previous is None:
+            return
+        self._put(Slot.APPLIED, previous)
+        self._db.execute("DELETE FROM generations WHERE slot = ?", (Slot.PREVIOUS.value,))
+        self._db.execute("DELETE FROM intent")
+        for subject in (about, *subjects):
+            self._db.execute(_FAILURE, (subject, 1, 0, error))
 
     def _forgive(self, generation: Generation) -> None:
         digests = [(model.digest,) for model in generation.models]

@@ -17,8 +17,8 @@ from shared.protocol.desired import Generation
 from shared.protocol.errors import Corrupt, Refused, Transient
 from shared.protocol.reported import ModelState
 
-DEADLY = "load"
-"""The step that runs the model's own program: dying in it speaks against the model."""
+PATIENCE_S = {"install": 3600.0, "load": 900.0, "unload": 120.0, "collect": 900.0}
+"""How long a step may take; a fetch has bounds of its own. What hangs on a disk or in a program cannot be ended, only left."""
 
 
 class Stepper:
@@ -48,9 +48,11 @@ class Stepper:
         self._log = log
         self._stepped = stepped
 
-    async def observe(self, desired: Generation, *, current: Generation | None, kept: Sequence[Generation]) -> Observed:
-        """How far things are; `current` answers, `kept` stay on disk."""
-        seen = await asyncio.to_thread(self._errands.look, [desired, *kept])
+    async def observe(
+        self, desired: Generation, *, current: Generation | None, kept: Sequence[Generation], unproved: bool = False
+    ) -> Observed:
+        """How far things are; `current` answers, `unproved` where it is on probation; `kept` stay on disk."""
+        seen = await asyncio.to_thread(self._errands.look, [desired, *kept], desired.limits)
         loaded = {
             (entry.name, entry.version): Loaded(digest=entry.digest, variant=entry.variant, state=entry.state)
             for entry in self._host.models(self._tenant)
@@ -66,6 +68,8 @@ class Stepper:
             loaded=loaded,
             failures=seen.failures,
             advised=advice(self._measured(), running=running, installed=seen.installed),
+            unproved=unproved,
+            room=seen.room,
         )
 
     def ready(self) -> frozenset[tuple[str, str]]:
@@ -118,6 +122,15 @@ class Stepper:
         self._log.info(event, step=name, reason=step.reason.value, about=about, seconds=seconds)
         return None
 
+    async def intend(self, generation: Generation, step: Step) -> None:
+        """Record that `step` is about to be done, by somebody else; whoever does it records its end.
+
+        Raises:
+            Transient: that could not be recorded.
+
+        """
+        await self.record(self._disk.state.begin, generation.order, *named(step), must=True)
+
     async def recover(self) -> None:
         """Take up what the last run left: what it died in, and half-written files."""
         state = self._disk.state
@@ -125,7 +138,7 @@ class Stepper:
         if intent is not None:
             # Before the intent goes: a crash in here comes back to it.
             await self.record(self._errands.settle, must=False)
-        if intent is not None and intent.step == DEADLY:
+        if intent is not None and intent.subject:
             self._log.warning("the last run died", step=intent.step, about=intent.subject, attempts=intent.attempts)
             await self.record(state.crash, intent.subject, f"the agent died in step {intent.step}", must=False)
         elif intent is not None:
@@ -147,14 +160,18 @@ class Stepper:
         """Run the errand to its end; only a fetch, whose chunks are kept, ends early when a newer generation comes."""
         errand = asyncio.create_task(self._errands.run(step, generation.limits, progress=progress), name="step")
         tasks: set[asyncio.Task[None] | asyncio.Task[bool]] = {errand}
+        name, _ = named(step)
         if isinstance(step, Fetch):
             tasks.add(asyncio.create_task(news.wait(), name="newer generation"))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S.get(name))
+            late = not any(task.done() for task in tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        if late:
+            raise Corrupt(f"it did not end within {PATIENCE_S[name]:.0f} s", code="too-slow")
         if errand.cancelled():
             return False
         await errand

@@ -1,7 +1,8 @@
 """The breaker for the one cloud target, and the retry budget.  Pure: values in, values out.
 
 Rule: everything that changes the state stands in `TRANSITIONS`. Closed, requests pass; `FAILURES` in a row open it; open, nothing
-passes until `open_for` seconds are over, longer each time it opens again; half-open, one probe decides.
+passes until `open_for` seconds are over, longer each time it opens again, but a request that would be refused, which after `DOUBT_S` may
+be the probe (`doubted`): it has nothing to lose. Half-open, one probe decides.
 Unlike an outlier detector it needs no second host to compare with.
 """
 
@@ -11,6 +12,7 @@ import msgspec
 
 FAILURES = 5
 OPEN_FIRST_S = 1.0
+DOUBT_S = 0.25
 OPEN_GROWTH = 2.0
 OPEN_MOST_S = 30.0
 RETRY_SHARE = 0.1
@@ -62,12 +64,16 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
-    """Its whole state. `until` is when an open breaker may be probed (monotonic); `opened` how often in a row it opened."""
+    """Its whole state. `until` is when an open breaker may be probed (monotonic), `opened` how often in a row it opened.
+
+    `doubted_at`: when it may be probed by what would be refused.
+    """
 
     state: State = State.CLOSED
     failures: int = 0
     opened: int = 0
     until: float = 0.0
+    doubted_at: float = 0.0
 
 
 def permits(breaker: Breaker, *, now: float) -> bool:
@@ -79,6 +85,11 @@ def permits(breaker: Breaker, *, now: float) -> bool:
             return now >= breaker.until
         case State.HALF_OPEN:
             return False
+
+
+def doubted(breaker: Breaker, *, now: float) -> bool:
+    """May a request pass that would otherwise be refused?"""
+    return breaker.state is State.OPEN and now >= breaker.doubted_at
 
 
 def retry_in(breaker: Breaker, *, now: float) -> float:
@@ -107,7 +118,10 @@ def failed(breaker: Breaker, *, now: float, u: float) -> Breaker:
     if not trips:
         return msgspec.structs.replace(breaker, state=state, failures=failures)
     open_for = min(OPEN_MOST_S, OPEN_FIRST_S * OPEN_GROWTH ** min(breaker.opened, 16)) * (0.8 + 0.4 * u)
-    return Breaker(state=state, failures=failures, opened=breaker.opened + 1, until=now + open_for)
+    doubted_at = now + min(open_for, DOUBT_S)
+    return Breaker(
+        state=state, failures=failures, opened=breaker.opened + 1, until=now + open_for, doubted_at=doubted_at
+    )
 
 
 def abandoned(breaker: Breaker) -> Breaker:

@@ -1,7 +1,8 @@
 """How long the cloud takes, round trip included: mean and mean deviation, as TCP estimates its time-outs (RFC 6298).  Pure.
 
 A long text takes longer there, and longer to carry: next to the mean, how much each byte adds is fitted. A prediction is then for this
-very request, and the deviation is what is left when its size is known.
+very request, and the deviation is what is left when its size is known. What nobody renews is forgotten down to the least that was seen of
+late, and not to nothing: queues end, but the way to the cloud does not become shorter while nobody looks.
 """
 
 import msgspec
@@ -11,11 +12,16 @@ BETA = 0.25
 GAMMA = 0.03
 """Weight of one answer in the slope: it says how sizes matter, which changes more slowly than how busy the cloud is."""
 HALF_LIFE_S = 5.0
-"""An estimate nobody renews halves in this time, so that a cloud that was slow once is asked again."""
+"""An estimate nobody renews falls half the way to the least in this time, so that a cloud that was slow once is asked again."""
+DRIFT = 1.01
+"""The least rises by this with each answer, so that a longer way is believed in the end."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """Seconds; `at` is when it last learnt something (monotonic). `size` is the mean size; the others are of sizes about it."""
+    """Seconds; `at` is when it last learnt something (monotonic), `least` about the least that was seen.
+
+    `size` is the mean size; variance and covariance are of sizes about it.
+    """
 
     mean: float
     deviation: float
@@ -23,6 +29,7 @@ class Estimate(msgspec.Struct, frozen=True):
     size: float = 0.0
     variance: float = 0.0
     covariance: float = 0.0
+    least: float = 0.0
 
     def of(self, size: float) -> float:
         """Mean seconds of a request of `size`: never fewer for a larger one, and none whose every byte costs more than all did."""
@@ -35,11 +42,12 @@ class Estimate(msgspec.Struct, frozen=True):
 def observed(estimate: Estimate | None, seconds: float, *, now: float, size: float = 0.0) -> Estimate:
     """The estimate with one more measurement; `size` in any unit that stays the same, 0 where it is not known."""
     if estimate is None:
-        return Estimate(seconds, seconds / 4, now, size)
+        return Estimate(seconds, seconds / 4, now, size, least=seconds)
     deviation = (1 - BETA) * estimate.deviation + BETA * abs(seconds - estimate.of(size))
     mean = (1 - ALPHA) * estimate.mean + ALPHA * seconds
+    least = min(seconds, estimate.least * DRIFT)
     if size <= 0.0:
-        return msgspec.structs.replace(estimate, mean=mean, deviation=deviation, at=now)
+        return msgspec.structs.replace(estimate, mean=mean, deviation=deviation, at=now, least=least)
     longer = size - estimate.size
     return Estimate(
         mean,
@@ -48,6 +56,7 @@ def observed(estimate: Estimate | None, seconds: float, *, now: float, size: flo
         estimate.size + ALPHA * longer,
         (1 - GAMMA) * (estimate.variance + GAMMA * longer**2),
         (1 - GAMMA) * (estimate.covariance + GAMMA * longer * (seconds - estimate.mean)),
+        least,
     )
 
 
@@ -55,7 +64,9 @@ def predicted(estimate: Estimate | None, *, now: float, size: float = 0.0) -> fl
     """Mean and deviation in seconds for a request of `size`, faded by age; None while nothing was measured."""
     if estimate is None:
         return None
-    return (estimate.of(size) + estimate.deviation) * _faded(estimate, now)
+    found = estimate.of(size)
+    least = min(found, estimate.least)
+    return least + (found - least + estimate.deviation) * _faded(estimate, now)
 
 
 def caution(estimate: Estimate | None, *, now: float) -> float:

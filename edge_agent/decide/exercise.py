@@ -30,6 +30,8 @@ from shared.protocol.policy import CloudBudget, Rules
 
 DRAWN = 0.1
 """Of the requests that come once one was earned: devices that earn alike do not go alike."""
+OVERDUE = 1.5
+"""With so many earned, a request goes however much slower the cloud is."""
 MOST = 2.0
 OURS = frozenset({Reason.LOCAL_MEETS_DEADLINE, Reason.LOCAL_FASTER})
 """Reasons for which a request stays here though it could go."""
@@ -81,9 +83,13 @@ def is_eligible(
     return until < ask.deadline and now + cloud.completion < until
 
 
-def exercise(credit: Credit, *, u: float) -> Cloud | None:
-    """Whether an eligible request goes; `u` in [0, 1) is its draw."""
-    return Cloud(Reason.EXERCISE) if credit.earned >= 1.0 and u < DRAWN else None
+def exercise(credit: Credit, local: LocalState, cloud: CloudState, *, u: float) -> Cloud | None:
+    """Whether an eligible request goes; `u` in [0, 1) is its draw. Whoever loses least by it goes first, but not for ever."""
+    if credit.earned < 1.0:
+        return None
+    here, there = local.completion + local.displaced, cloud.completion
+    drawn = DRAWN if credit.earned >= OVERDUE or here >= there else DRAWN * here / there
+    return Cloud(Reason.EXERCISE) if u < drawn else None
 
 
 def _is_plenty(left: int | None, budget: CloudBudget) -> bool:

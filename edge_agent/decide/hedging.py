@@ -6,7 +6,8 @@ Invariants:
 * only what may be computed twice is: nobody hedges an answer that is drawn by chance;
 * a hedge is a second attempt: it needs one of the retry budget, and what `decide/routing` asks of any second attempt (breaker,
   budgets, pressure, lease);
-* a hedge that could not make the deadline is not begun.
+* a hedge that could not make the deadline is not begun;
+* the device's last chance to answer for a silent cloud is a fall-back, and needs no retry.
 
 After "The Tail at Scale" (Dean and Barroso, 2013): a second copy after the 95th percentile costs a twentieth more at the most.
 """
@@ -25,6 +26,8 @@ from edge_agent.decide.routing import (
 )
 from shared.protocol.policy import Mode, Rules
 
+LAST_CHANCE = 1.5
+"""Of the device's predicted completion: with no more time than this, it answers now or not at all."""
 UNSEEN_SHARE = 0.5
 """While nothing is known of how fast a place answers, it gets this share of the time that is left."""
 
@@ -57,8 +60,11 @@ def beside_local(ask: Ask, cloud: CloudState, rules: Rules, *, now: float) -> Cl
 
 
 def beside_cloud(ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *, now: float) -> Local | Refuse:
-    """Whether the device is asked beside the cloud, which was asked first and has not answered."""
-    if not cloud.retries_left:
+    """Whether the device is asked beside the cloud, which was asked first and has not answered.
+
+    Without a retry left it is asked when it could hardly make the deadline later: that is the fall-back, which is not charged.
+    """
+    if not cloud.retries_left and (local is None or ask.deadline - now > LAST_CHANCE * local.completion):
         return Refuse(Reason.RETRIES_EXHAUSTED)
     if local is not None and local.full:
         return Refuse(Reason.LOCAL_SATURATED)

@@ -25,3 +25,9 @@ def p95(pace: Pace) -> float | None:
     """The 95th percentile in seconds (nearest rank); None while too few answers were seen."""
     count = len(pace.seconds)
     return None if count < LEAST else sorted(pace.seconds)[math.ceil(QUANTILE * count) - 1]
+
+
+def beyond(pace: Pace, seconds: float) -> float | None:
+    """The share of answers that took longer than `seconds`; None while too few were seen."""
+    count = len(pace.seconds)
+    return None if count < LEAST else sum(each > seconds for each in pace.seconds) / count

@@ -6,8 +6,9 @@ Invariants:
 * mode `local-only` never names the cloud, and `cloud-only` never the device;
 * saturation is predicted completion against the deadline that is left, so one request may fit where another does not, or the
   device's own limit, past which it lets nothing in;
-* mode `fastest` compares both places without their margins (`caution`), and begins to use an idle cloud only for a gain;
-* a cloud that was too slow is asked again by what would be refused, one request at a time, unless it announces that it is late;
+* mode `fastest` compares both places without their margins (`caution`), begins to use an idle cloud only for a gain, and counts
+  what a request costs those behind it (`decide/displacement`): past saturation long ones are refused first, which answers more;
+* a cloud that was too slow, or away, is asked again by what would be refused, one request at a time, unless it announces that it is late;
 * where one place alone may answer, it is asked: its own admission sheds what must be shed;
 * a kept answer stands in for one the policy would let stand, or, where the policy says so, for none at all.
 """
@@ -21,6 +22,8 @@ from shared.protocol.policy import Mode, OnOverload, Rules
 LOCAL_ONLY_TAG = "local-only"
 """The tag that every policy honours (contract, section 3, `X-Tideline-Privacy`)."""
 
+REFUSED_FOR = 0.25
+"""Mode `fastest` keeps a request off the device where its time and this share of what it costs others exceed what is left."""
 HYSTERESIS = 0.1
 """Mode `fastest` begins to use an idle cloud where it is faster by this share, and goes on while it is faster at all."""
 DOUBT_S = 0.25
@@ -66,13 +69,15 @@ class LocalState(msgspec.Struct, frozen=True, kw_only=True):
     """What the device predicts for this very request, in seconds: the wait for its turn, and its own compute.
 
     `full`: as much of this model is under way as may be, and the device lets nothing more of it in now. `caution` is how much of
-    the two is there to be sure: a deadline is held against all of it, another place against the rest.
+    the two is there to be sure: a deadline is held against all of it, another place against the rest. `displaced` is how much longer
+    those who follow would wait, all together (`decide/displacement`).
     """
 
     expected_wait: float
     service: float
     full: bool = False
     caution: float = 0.0
+    displaced: float = 0.0
 
     @property
     def completion(self) -> float:
@@ -83,7 +88,8 @@ class LocalState(msgspec.Struct, frozen=True, kw_only=True):
 class CloudState(msgspec.Struct, frozen=True, kw_only=True):
     """What the device knows of its cloud.
 
-    `permitted` is the breaker's word (False also where no gateway is known), `retry_in` the seconds until it may change;
+    `permitted` is the breaker's word (False also where no gateway is known), `retry_in` the seconds until it may change, `doubted`
+    whether one that would be refused may find out before;
     `estimate` round trip and service, mean and deviation, None while nothing was measured, `caution` the deviation in it;
     `budget_left` None is unlimited;
     `retries_left` whether the retry budget has one; `policy_age` the seconds since the control plane was last heard.
@@ -98,6 +104,7 @@ class CloudState(msgspec.Struct, frozen=True, kw_only=True):
     announced_wait: float = 0.0
     admitted: bool = True
     untold: float = 0.0
+    doubted: bool = False
     retry_in: float = 1.0
     budget_left: int | None = None
     retries_left: bool = True
@@ -263,15 +270,20 @@ def _weigh(
         barred = Reason.CLOUD_SATURATED
     here, there = local.completion, cloud.completion
     local_late, cloud_late = local.full or here >= left, there >= left
-    if rules.mode is Mode.FASTEST and barred is None and not cloud_late:
-        gain = (here - local.caution) - (there - cloud.caution)
-        if local.full or gain > (HYSTERESIS * (here - local.caution) if cloud.untold > 0.0 else 0.0):
-            return Cloud(Reason.CLOUD_FASTER)
-        return Local(Reason.LOCAL_FASTER)
+    if rules.mode is Mode.FASTEST:
+        local_late = local_late or here + REFUSED_FOR * local.displaced >= left
+        if barred is None and not cloud_late:
+            own = here - local.caution
+            gain = own + local.displaced - (there - cloud.caution)
+            if local_late or gain > (HYSTERESIS * own if cloud.untold > 0.0 else 0.0):
+                return Cloud(Reason.CLOUD_FASTER)
+            return Local(Reason.LOCAL_FASTER)
     if not local_late:
         return Local(barred if barred is not None and rules.mode is Mode.FASTEST else Reason.LOCAL_MEETS_DEADLINE)
     if barred is None and (not cloud_late or (cloud.untold >= DOUBT_S and cloud.announced_wait < left)):
         # Late by what the cloud once took, and nobody is under way to tell otherwise: this one finds out, where it would be refused.
+        return Cloud(Reason.LOCAL_SATURATED)
+    if barred is Reason.CLOUD_UNREACHABLE and cloud.doubted and cloud.admitted and cloud.budget_left != 0:
         return Cloud(Reason.LOCAL_SATURATED)
     wait = max(here - left, local.expected_wait if local.full else 0.0)
     return Refuse(Reason.BOTH_LATE if barred is None else barred, wait)

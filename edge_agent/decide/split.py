@@ -12,11 +12,12 @@ def version_of(split: Mapping[str, float] | None, *, u: float, without: Collecti
     if not split:
         return None
     shares = [(version, share) for version, share in sorted(split.items()) if share > 0 and version not in without]
-    left = u * sum(share for _, share in shares)
-    chosen = None
+    total = sum(share for _, share in shares)
+    chosen, left = None, u
     for version, share in shares:
         chosen = version
-        if left < share:
+        # As a part of all, before anything is taken away: of the least floats there are no products.
+        if left < share / total:
             break
-        left -= share
+        left -= share / total
     return chosen

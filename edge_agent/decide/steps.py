@@ -6,8 +6,9 @@ Invariants:
 * the generation is swapped in only when every model of it is loaded and warm, so the one that answers is always whole;
 * what the answering generation and the one before it need stays on disk;
 * what could not be got `FETCHES` times, did not install or load `FAILURES` times, or in whose loading the agent died `CRASHES`
-  times, is not tried again until a new generation comes: the device cleans up and gives up, and the current generation
-  keeps answering, or answers again.
+  times, is not tried again: the device cleans up and gives up, and the current generation keeps answering, or answers again. For
+  bytes that could not be got a new generation is a new chance; a variant that failed in running keeps what it failed with;
+* a generation that did not pass its probation is given up too, and was rolled back before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,17 +16,23 @@ from enum import StrEnum
 
 import msgspec
 
+from edge_agent.decide.blame import (
+    COLLECTING,
+    CRASHES,
+    FETCH_CRASHES,
+    FETCHES,
+    Failure,
+    assembly,
+    hopeless,
+    removal,
+    subject,
+    trial,
+)
 from edge_agent.decide.variants import Device, choose_variants
-from shared.bundle.chunks import chunks_of, missing
+from shared.bundle.chunks import chunks_of, missing, space_for
 from shared.bundle.manifest import Manifest
 from shared.protocol.desired import Generation, ModelRef
-from shared.protocol.policy import rules_for
 from shared.protocol.reported import ModelState
-
-FETCHES = 5
-"""More than `FAILURES`: a proxy on the way may be what is wrong."""
-FAILURES = 2
-CRASHES = 3
 
 
 class Why(StrEnum):
@@ -40,10 +47,12 @@ class Why(StrEnum):
     ALL_READY = "all-ready"
     NOT_WANTED = "not-wanted"
     UNREFERENCED = "unreferenced"
+    SHORT = "disk-too-small"
     CONVERGED = "converged"
     QUARANTINED = "quarantined"
     UNFIT = "unfit"
     MISMATCH = "manifest-of-another-model"
+    ROLLED_BACK = "rolled-back"
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,21 +129,14 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     state: ModelState
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """How often something failed, how often the agent died of it, and the last error."""
-
-    failed: int
-    crashed: int
-    error: str
-
-
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """How things are.
 
     `current` answers in this process; `kept` are digests whose bundles stay on disk besides those desired (of the applied and
     the previous generation). `manifests` are those held, of desired and kept digests. `chunks` are all digests in the
     chunk store, manifests included. `loaded` is by (name, version), `failures` by `subject`. `advised` are the variants that were
-    measured best here, by digest, as far as choosing them costs nothing.
+    measured best here, by digest, as far as choosing them costs nothing. `unproved`: the current generation is on probation.
+    `room`: how many bytes more may go on the disk.
     """
 
     device: Device
@@ -146,12 +148,17 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     loaded: Mapping[tuple[str, str], Loaded] = {}
     failures: Mapping[str, Failure] = {}
     advised: Mapping[str, str] = {}
+    unproved: bool = False
+    room: int | None = None
 
 
 def next_step(desired: Generation, observed: Observed) -> Step:
     """The one step that brings the device nearer to `desired`; `Done` or `GiveUp` when there is none."""
+    failures = observed.failures
+    if (tried := _tried(desired, observed)) is not None:
+        return _give_up(*tried, desired, observed)
     for model in desired.models:
-        if (error := _hopeless(model.digest, observed, FETCHES)) is not None:
+        if (error := hopeless(model.digest, failures, most=FETCHES, crashes=FETCH_CRASHES)) is not None:
             return _give_up(Why.QUARANTINED, model, error, desired, observed)
     for model in desired.models:
         manifest = observed.manifests.get(model.digest)
@@ -165,54 +172,57 @@ def next_step(desired: Generation, observed: Observed) -> Step:
         model, unfit = variants
         return _give_up(Why.UNFIT, model, f"{unfit.reason}: {unfit.detail}", desired, observed)
     for model in desired.models:
-        if (error := _hopeless(subject(model.digest, variants[model.digest]), observed)) is not None:
-            return _give_up(Why.QUARANTINED, model, error, desired, observed)
+        for about in (subject(model.digest, variants[model.digest]), assembly(model.digest, variants[model.digest])):
+            if (error := hopeless(about, failures)) is not None:
+                return _give_up(Why.QUARANTINED, model, error, desired, observed)
     return (
         _staging(desired, variants, observed)
         or _loading(desired, variants, observed)
         or _swapping(desired, variants, observed)
         or _unloading(desired.models, observed)
-        or _collecting(desired.models, observed)
+        or (None if observed.unproved else _collecting(desired.models, observed))
         or Done()
     )
 
 
-def subject(digest: str, variant: str | None = None) -> str:
-    """What a failure speaks against: getting a version at all, or running one variant of it."""
-    return digest if variant is None else f"{digest}-{variant}"
+def _tried(desired: Generation, observed: Observed) -> tuple[Why, ModelRef, str] | None:
+    """Why a generation as a whole is not tried again, and which of its models is to blame for that."""
+    failure, current = observed.failures.get(trial(desired.order)), observed.current
+    if failure is None or not desired.models:
+        return None
+    blamed = next((model for model in desired.models if _blamed(model, observed)), desired.models[0])
+    if failure.failed:
+        return Why.ROLLED_BACK, blamed, failure.error
+    # What answers stays until it is judged, whatever it took to get there.
+    answers = current is not None and current.order == desired.order
+    return None if answers or failure.crashed < CRASHES else (Why.QUARANTINED, blamed, failure.error)
 
 
-def active_versions(generation: Generation) -> dict[str, str]:
-    """Which version of each model answers requests that name none: the largest share of a split, else the first listed.
-
-    A shadow version never answers.
-    """
-    active: dict[str, str] = {}
-    for name in dict.fromkeys(model.name for model in generation.models):
-        rules = rules_for(generation.policy, name)
-        versions = [model.version for model in generation.models if model.name == name]
-        answering = [version for version in versions if version != rules.shadow] or versions
-        shares = rules.split or {}
-        active[name] = max(answering, key=lambda version: shares.get(version, 0.0))
-    return active
-
-
-def _hopeless(subject: str, observed: Observed, most: int = FAILURES) -> str | None:
-    failure = observed.failures.get(subject)
-    if failure is not None and (failure.failed >= most or failure.crashed >= CRASHES):
-        return failure.error
-    return None
+def _blamed(model: ModelRef, observed: Observed) -> bool:
+    return any(about.startswith(model.digest) for about in observed.failures)
 
 
 def _staging(desired: Generation, variants: Mapping[str, str], observed: Observed) -> Step | None:
     absent = [model for model in desired.models if (model.digest, variants[model.digest]) not in observed.installed]
     for model in absent:
         files = observed.manifests[model.digest].files_of(variants[model.digest])
-        if missing(files, observed.chunks):
+        if wanted := missing(files, observed.chunks):
+            short = observed.room is not None and space_for(files, wanted) > observed.room
+            if short and (collect := _making_room(desired, observed)) is not None:
+                return collect
             return Fetch(model=model, variant=variants[model.digest], reason=Why.MISSING_CHUNKS)
     for model in absent:
         return Install(model=model, variant=variants[model.digest])
     return None
+
+
+def _making_room(desired: Generation, observed: Observed) -> Collect | None:
+    """What goes where the disk is too small: all but the one that answers, and the one before it while it may be needed."""
+    if observed.unproved:
+        return None
+    current = observed.current.models if observed.current is not None else ()
+    found = _collecting((*desired.models, *current), msgspec.structs.replace(observed, kept=frozenset()))
+    return None if found is None else msgspec.structs.replace(found, reason=Why.SHORT)
 
 
 def _loading(generation: Generation, variants: Mapping[str, str], observed: Observed) -> Step | None:
@@ -237,13 +247,17 @@ def _swapping(desired: Generation, variants: dict[str, str], observed: Observed)
 def _unloading(wanted: Iterable[ModelRef], observed: Observed) -> Step | None:
     stay = {(model.name, model.version) for model in wanted}
     for (name, version), loaded in observed.loaded.items():
-        if (name, version) not in stay:
+        if (name, version) not in stay and hopeless(removal(name, version), observed.failures) is None:
             return Unload(name=name, version=version, digest=loaded.digest)
     return None
 
 
-def _collecting(wanted: Iterable[ModelRef], observed: Observed, manifests: frozenset[str] = frozenset()) -> Step | None:
+def _collecting(
+    wanted: Iterable[ModelRef], observed: Observed, manifests: frozenset[str] = frozenset()
+) -> Collect | None:
     """`manifests` are kept without the files they name."""
+    if hopeless(COLLECTING, observed.failures) is not None:
+        return None
     digests = observed.kept | {model.digest for model in wanted}
     bundles = frozenset(key for key in observed.installed if key[0] not in digests)
     needed = {*digests, *manifests}
@@ -281,6 +295,6 @@ def _returning(current: Generation | None, observed: Observed) -> Step | None:
         model
         for model in current.models
         if (model.digest, variants[model.digest]) in observed.installed
-        and _hopeless(subject(model.digest, variants[model.digest]), observed) is None
+        and hopeless(subject(model.digest, variants[model.digest]), observed.failures) is None
     )
     return _loading(msgspec.structs.replace(current, models=able), variants, observed)

@@ -15,15 +15,17 @@ def timeout(left: float | None) -> float:
     return LONGEST_S if left is None else min(LONGEST_S, left * (1.0 - ANSWER_SHARE))
 
 
-def with_reserve(deadline: float, completion: float | None, *, now: float) -> float:
+def with_reserve(deadline: float, completion: float | None, *, now: float, usual: float = 0.0) -> float:
     """The deadline of an attempt in the cloud after which the device could still answer.
 
     Args:
         deadline: the request's, monotonic seconds.
         completion: the device's predicted seconds; None where it cannot answer, and nothing is kept back.
         now: monotonic seconds.
+        usual: what the cloud is predicted to take, in seconds: a reserve that leaves it less would only make it late.
 
     """
     if completion is None or completion * RESERVE > (deadline - now) * RESERVED_AT_MOST:
         return deadline
-    return deadline - completion * RESERVE
+    until = deadline - completion * RESERVE
+    return until if now + usual < until else deadline

@@ -17,9 +17,9 @@ LEAST = 1.0
 MOST = 256.0
 DECREASE = 0.7
 AGAIN = 0.9
-EASY = (1.2, 0.03)
+EASY = (1.2, 0.02)
 """An answer is easily given within this many times the least that one took, and so many seconds more."""
-BUSY = (1.5, 0.05)
+BUSY = (1.4, 0.03)
 SLOW = (3.0, 0.1)
 DRIFT = 1.01
 """The least rises by this with each answer, so that a longer way to the cloud is believed in the end."""

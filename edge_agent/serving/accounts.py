@@ -2,6 +2,7 @@
 
 from edge_agent.decide import shadow as decide
 from edge_agent.decide.routing import Reason
+from edge_agent.serving.evidence import Evidence
 from edge_agent.serving.likeness import pairs_of
 from edge_agent.serving.trip import NOWHERE, UNKNOWN, Trip
 from edge_agent.serving.why import WhyRing
@@ -25,6 +26,8 @@ class Accounts:
         self._interval = interval
         self._ring = ring
         self._clock = clock
+        self.evidence = Evidence()
+        """What the versions here did for their callers."""
 
     def decided(self, trip: Trip) -> None:
         """The first decision was made."""
@@ -44,7 +47,9 @@ class Accounts:
         """One place answered, or failed to."""
         seconds = self._clock.monotonic() - began
         trip.attempted(where.value, reason, outcome, seconds, began=began, error=error, answer=answer)
-        if where is not Where.LOCAL:
+        if where is Where.LOCAL:
+            self.evidence.asked(trip.request.model, trip.request.version or UNKNOWN, outcome, answer)
+        else:
             # What the device computes, its engine counts.
             model, version = _labels(trip, known=trip.known or outcome == OK)
             self._engine.answered(model, version, where, outcome, seconds)

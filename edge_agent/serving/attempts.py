@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.decide import hedging, routing, smaller, timeouts
+from edge_agent.decide import displacement, hedging, routing, smaller, timeouts
+from edge_agent.decide.displacement import Traffic
 from edge_agent.decide.routing import Escalate, Local, LocalState, Reason, Refuse
 from edge_agent.serving.accounts import Accounts
 from edge_agent.serving.cloud import CloudTarget
@@ -17,12 +18,13 @@ from edge_agent.serving.paces import Paces
 from edge_agent.serving.race import NOT_THE_CALLER, Race
 from edge_agent.serving.trip import Trip
 from shared.io.clock import Clock
-from shared.protocol.errors import Corrupt, Overloaded, Refused, TidelineError, Transient
+from shared.protocol.errors import Corrupt, Overloaded, Refused, TidelineError, Transient, Unavailable
 from shared.protocol.policy import Mode
 from shared.protocol.reported import ModelState
 from shared.serving.admission.model_load import ModelLoad
 from shared.serving.answer import Request, Response, Where
 from shared.serving.decide.caching import is_drawn
+from shared.serving.decide.cost import predict
 from shared.serving.engine import Engine
 from shared.serving.metrics import OK, outcome_of
 
@@ -39,6 +41,7 @@ class Attempts:
         self._accounts = accounts
         self._clock = clock
         self._paces = Paces()
+        self._traffic = Traffic()
 
     def load_of(self, request: Request) -> ModelLoad | None:
         """A snapshot of the version the request names; None where it names none, or the device lacks it."""
@@ -51,12 +54,20 @@ class Attempts:
         if load is None or load.state is not ModelState.READY:
             return None
         tokens = self._engine.estimate(request)
+        followers = displacement.followers(self._traffic, now=self._clock.monotonic())
         return LocalState(
             expected_wait=load.expected_wait,
             service=load.predict(tokens),
             full=load.full,
             caution=load.caution(tokens),
+            displaced=displacement.displaced(followers, wait=load.expected_wait, work=_work(load, tokens)),
         )
+
+    def decided(self, verdict: object, local: LocalState | None) -> None:
+        """A request for which the device predicted `local` goes where `verdict` says: it counts among what comes."""
+        if local is not None:
+            now, here = self._clock.monotonic(), isinstance(verdict, Local)
+            self._traffic = displacement.arrived(self._traffic, here=here, busy=local.expected_wait > 0.0, now=now)
 
     async def local_first(self, trip: Trip, reason: Reason) -> Response:
         """The device's answer, or the cloud's where it fails, or is unsure in a cascade."""
@@ -91,6 +102,12 @@ class Attempts:
             # The caller asked for nothing wrong: this device is full, and its cloud does not have the model.
             later = back.retry_after if isinstance(back, Refuse) else None
             raise Overloaded("the device is saturated", retry_after=later or 1.0) from failure
+        if isinstance(back, Refuse) and back.reason is Reason.BOTH_LATE and _is_unreachable(failure):
+            # As routing says of the next request, which will not be sent to a cloud that is away.
+            text = "the device is saturated and the cloud cannot be reached"
+            raise Overloaded(
+                text, retry_after=back.retry_after or 1.0, code=Reason.CLOUD_UNREACHABLE.value
+            ) from failure
         raise failure
 
     async def smaller(self, trip: Trip) -> Response | None:
@@ -229,9 +246,20 @@ class Attempts:
         """The request as it goes to the cloud: asked first, it leaves the device the time to answer in its place."""
         if trip.attempts or trip.hedged or trip.rules.mode is Mode.CLOUD_ONLY:
             return trip.request
-        completion = None if trip.local is None or trip.local.full else trip.local.completion
-        deadline = timeouts.with_reserve(trip.ask.deadline, completion, now=self._clock.monotonic())
+        completion = None if trip.local is None else trip.local.completion
+        now, usual = self._clock.monotonic(), trip.cloud_completion
+        deadline = timeouts.with_reserve(trip.ask.deadline, completion, now=now, usual=usual)
         return msgspec.structs.replace(trip.request, deadline=deadline)
+
+
+def _work(load: ModelLoad, tokens: int) -> float:
+    """Seconds for which it keeps the device busy: its share of the batch it gets into."""
+    batch = max(1, tokens, load.company if load.turn > 0.0 else 0)
+    return predict(load.cost, batch) * tokens / batch * load.stretch.factor
+
+
+def _is_unreachable(error: TidelineError) -> bool:
+    return isinstance(error, Transient) and error.why is Unavailable.UNREACHABLE
 
 
 def _stands(trip: Trip, response: Response) -> bool:

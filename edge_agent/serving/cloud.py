@@ -23,6 +23,8 @@ MODELS = 64
 """Models whose estimates are kept; the one unused for longest goes."""
 PATIENCE_S = 0.25
 """A caller with less time than this does not speak for the cloud's health."""
+UNLIKELY = 0.05
+"""A cloud that answers at all would be silent for so long no more often than this."""
 Verdict = Local | Cloud | Cached | Refuse
 NO_CLOUD = CloudState(permitted=False)
 
@@ -56,6 +58,8 @@ class CloudTarget:
         self._pressure: Pressure | None = None
         self._window = Window()
         self._outstanding = 0
+        self._asked_at = 0.0
+        self._doubt = 1.0
         self._exists = False
         self._silence: Callable[[], float] = lambda: 0.0
 
@@ -90,9 +94,14 @@ class CloudTarget:
         now, wall = self._clock.monotonic(), self._clock.wall()
         told = offload(self._pressure, model, wall=wall, u=self._draw())
         known = self._estimates.get(model)
+        estimate = estimates.predicted(known, now=now, size=size)
+        if estimate is None and self._outstanding:
+            # Nobody has answered yet, so it takes at least as long as the first has been waiting.
+            estimate = now - self._asked_at
         return CloudState(
             permitted=breakers.permits(self._breaker, now=now),
-            estimate=estimates.predicted(known, now=now, size=size),
+            doubted=breakers.doubted(self._breaker, now=now),
+            estimate=estimate,
             caution=estimates.caution(known, now=now),
             announced_wait=told.wait,
             admitted=told.admitted and windows.has_room(self._window, self._outstanding),
@@ -111,10 +120,12 @@ class CloudTarget:
         self, verdict: Verdict, ask: Ask, local: LocalState | None, cloud: CloudState, rules: Rules, *, now: float
     ) -> Verdict:
         """`verdict`, or instead of the device the cloud, for the few requests that keep what is known of it true."""
-        if not self._exists or self._metered or not exercises.is_eligible(verdict, ask, local, cloud, rules, now=now):
+        if not self._exists or self._metered or local is None:
+            return verdict
+        if not exercises.is_eligible(verdict, ask, local, cloud, rules, now=now):
             return verdict
         self._credit = exercises.earn(self._credit, rules)
-        instead = exercises.exercise(self._credit, u=self._draw())
+        instead = exercises.exercise(self._credit, local, cloud, u=self._draw())
         if instead is None:
             return verdict
         self._credit = exercises.spend(self._credit)
@@ -132,6 +143,8 @@ class CloudTarget:
         """A request goes to the gateway now; exactly one of the methods below tells how it ended."""
         self._breaker = breakers.passed(self._breaker)
         self._spent = budgets.spend(self._spent, wall=self._clock.wall(), price=self._price())
+        if self._outstanding == 0:
+            self._asked_at = self._clock.monotonic()
         self._outstanding += 1
 
     def answered(self, model: str, seconds: float, *, size: float = 0.0) -> None:
@@ -140,6 +153,7 @@ class CloudTarget:
             self._window, outstanding=self._outstanding, seconds=seconds, now=self._clock.monotonic()
         )
         self._outstanding -= 1
+        self._doubt = 1.0
         self._breaker = breakers.succeeded(self._breaker)
         self._paces.answered(model, seconds)
         self._learn(model, seconds, size)
@@ -147,6 +161,7 @@ class CloudTarget:
     def refused(self) -> None:
         """The gateway is there and refused the request: nothing is learnt of how long an answer takes."""
         self._outstanding -= 1
+        self._doubt = 1.0
         self._breaker = breakers.succeeded(self._breaker)
 
     def shed(self, seconds: float) -> None:
@@ -160,22 +175,24 @@ class CloudTarget:
         self._breaker = breakers.failed(self._breaker, now=self._clock.monotonic(), u=self._draw())
 
     def ran_late(self, model: str, seconds: float) -> None:
-        """No answer within `seconds`: late in any case, and a failure unless the caller gave it hardly any time."""
-        self._learn(model, seconds)
-        self._narrow(seconds)
-        if seconds >= PATIENCE_S:
-            self.failed()
-        else:
+        """No answer within `seconds`: late, and a failure, unless the caller gave it less time than answers take."""
+        if seconds < PATIENCE_S or not self._is_mute(model, seconds):
+            # It was given less than an answer usually takes.
             self.abandoned()
+            return
+        if self._breaker.state is State.CLOSED:
+            # An outage tells nothing of how long answers take.
+            self._learn(model, seconds)
+            self._narrow(seconds)
+        self.failed()
 
     def overtaken(self, model: str, seconds: float) -> None:
         """The device answered first: after `seconds` there was no answer, and there would have been one after more than that.
 
-        A failure where nineteen in twenty answers came sooner: otherwise a cloud that accepts and never answers would cost every
-        request the time of a hedge, since nobody waits for it to run late.
+        A failure where the cloud seems mute: otherwise one that accepts and never answers would cost every request the time of a hedge,
+        since nobody waits for it to run late.
         """
-        usual = self._paces.p95(model)
-        if seconds < (PATIENCE_S if usual is None else usual):
+        if not self._is_mute(model, seconds):
             self.abandoned()
             return
         self._learn(model, seconds)
@@ -189,6 +206,12 @@ class CloudTarget:
         """The caller went away first."""
         self._outstanding -= 1
         self._breaker = breakers.abandoned(self._breaker)
+
+    def _is_mute(self, model: str, seconds: float) -> bool:
+        """After another silence of `seconds`: would a cloud that answers hardly have been silent each time since it was last heard?"""
+        beyond = self._paces.beyond(model, seconds)
+        self._doubt *= beyond if beyond is not None else float(seconds < PATIENCE_S)
+        return self._doubt <= UNLIKELY
 
     def _narrow(self, seconds: float) -> None:
         now = self._clock.monotonic()

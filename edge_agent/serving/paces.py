@@ -25,3 +25,8 @@ class Paces:
         """Seconds; None while too little was seen."""
         known = self._paces.get(model)
         return None if known is None else pace.p95(known)
+
+    def beyond(self, model: str, seconds: float) -> float | None:
+        """The share of answers that took longer than `seconds`; None while too little was seen."""
+        known = self._paces.get(model)
+        return None if known is None else pace.beyond(known, seconds)

@@ -1,7 +1,7 @@
 """One request at two places at the same time: the first answer that stands wins, and the other attempt is cancelled.
 
-Invariants: the second attempt begins only when the first has had its time, and at most once; when `run` returns or raises, neither
-runs any more.
+Invariants: the second attempt begins only when the first has had its time, and at most once; where it may not begin yet, it is asked
+for again while the first has not ended; when `run` returns or raises, neither runs any more.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from shared.serving.answer import Response
 NOT_THE_CALLER = frozenset({Refusal.UNAUTHENTICATED, Refusal.FORBIDDEN, Refusal.NOT_FOUND})
 """Refusals of the cloud that say something about this device there, not about the request."""
 
+AGAIN_S = 0.05
+"""Between two looks at whether the second attempt may begin; the device's last chance is not much longer."""
 Attempt = Coroutine[Any, Any, Response]
 
 
@@ -35,7 +37,7 @@ class Race:
         Args:
             first: the attempt at the place that was chosen.
             wait: seconds it has to itself.
-            second: begins the other attempt; None where there is none to be made now.
+            second: begins the other attempt; None where there is none to be made now, and it is asked again after `AGAIN_S`.
             stands: whether an answer is good enough while the other may still come.
 
         Raises:
@@ -45,9 +47,12 @@ class Race:
         attempts = [asyncio.create_task(first, name="attempt")]
         try:
             await asyncio.wait(attempts, timeout=wait)
-            other = None if attempts[0].done() else second()
-            if other is not None:
-                attempts.append(asyncio.create_task(other, name="hedge"))
+            while len(attempts) == 1 and not attempts[0].done():
+                other = second()
+                if other is None:
+                    await asyncio.wait(attempts, timeout=AGAIN_S)
+                else:
+                    attempts.append(asyncio.create_task(other, name="hedge"))
             return await self._winner(attempts, stands)
         finally:
             for attempt in attempts:

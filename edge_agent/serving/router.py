@@ -159,6 +159,7 @@ class Router:
             if not streamed:
                 verdict = self._cloud.exercise(verdict, trip.ask, local, cloud, rules, now=now)
             trip.decided(verdict, local, cloud, breaker=self._cloud.breaker.value)
+            self._attempts.decided(verdict, local)
             self._measurements.consider(fixed, local, now=now)
         self._accounts.decided(trip)
         return trip

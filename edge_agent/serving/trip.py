@@ -5,10 +5,10 @@ import msgspec
 from edge_agent.decide.routing import Ask, Cached, Cloud, CloudState, Local, LocalState, Reason, Refuse, is_private
 from edge_agent.serving.confidence import confidence_of
 from edge_agent.serving.kept_answers import Lookup
-from edge_agent.serving.why import Attempt, Prediction, Why
 from shared.protocol.desired import Generation
 from shared.protocol.errors import TidelineError
 from shared.protocol.policy import Rules
+from shared.protocol.why import Attempt, Prediction, Why
 from shared.serving.answer import Request, Response
 
 NOWHERE = "none"
@@ -66,6 +66,11 @@ class Trip:
         self.local = local
         self._cloud = cloud
         self._breaker = breaker
+
+    @property
+    def cloud_completion(self) -> float:
+        """Seconds the cloud was predicted to take when it was decided; 0 where it was not looked at."""
+        return 0.0 if self._cloud is None else self._cloud.completion
 
     @property
     def place(self) -> str:

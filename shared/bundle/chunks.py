@@ -17,3 +17,8 @@ def chunks_of(files: Iterable[File]) -> tuple[Chunk, ...]:
 def missing(files: Iterable[File], held: Set[str]) -> tuple[Chunk, ...]:
     """The distinct chunks of `files` that are not in `held` (digests), in file order."""
     return tuple(chunk for chunk in chunks_of(files) if chunk.digest not in held)
+
+
+def space_for(files: Iterable[File], wanted: Iterable[Chunk]) -> int:
+    """Bytes that installing `files` takes on a disk: the chunks still `wanted`, and the files they are assembled into beside them."""
+    return sum(chunk.size for chunk in wanted) + sum(entry.size for entry in files)

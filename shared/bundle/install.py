@@ -3,9 +3,8 @@
 Order: staging folder -> each file assembled from its chunks, fsync, size and SHA-256 checked -> `manifest.json` last ->
 fsync the folder -> rename to `<digest>-<variant>` -> fsync the parent. A crash at any point leaves a staging folder, which
 the next start removes, or the whole bundle. A bundle is its exact set of regular files: links and extras are refused.
-
-A staging folder is locked by the process that fills it, so several processes may install into one folder.
-Everything blocks on the disk: callers on an event loop use `asyncio.to_thread`.
+A staging folder is locked by the process that fills it, so several processes may install into one folder. Everything
+blocks on the disk: callers on an event loop use `asyncio.to_thread`.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared.bundle.manifest import MANIFEST_FILE, MAX_BYTES, File, Manifest, digest_of, parse_manifest
-from shared.bundle.store import BLOCK, ChunkStore, Collected, disk
+from shared.bundle.store import BLOCK, Collected, Readable, disk
 from shared.io.durable import make_folder, sync_folder
 from shared.protocol import names
 from shared.protocol.errors import Corrupt, Transient, Unavailable
@@ -57,7 +56,7 @@ def parse_folder_name(name: str) -> tuple[str, str] | None:
     return None
 
 
-def install(manifest_bytes: bytes, variant: str, store: ChunkStore, bundles: Path) -> Path:
+def install(manifest_bytes: bytes, variant: str, store: Readable, bundles: Path) -> Path:
     """The folder of the installed bundle; the work is only done where it is not there and whole already.
 
     Raises:
@@ -163,13 +162,10 @@ def remove(folder: Path) -> None:
 def collect_bundles(bundles: Path, keep: Set[tuple[str, str]]) -> Collected:
     """Remove every installed bundle whose (digest, variant) is not in `keep`, and leftovers of crashes."""
     clear_staging(bundles)
-    count = size = 0
-    for key, folder in installed(bundles).items():
-        if key not in keep:
-            size += _size(folder)
-            remove(folder)
-            count += 1
-    return Collected(count, size)
+    gone = {folder: _size(folder) for key, folder in installed(bundles).items() if key not in keep}
+    for folder in gone:
+        remove(folder)
+    return Collected(len(gone), sum(gone.values()))
 
 
 def clear_staging(bundles: Path) -> int:
@@ -227,6 +223,10 @@ def _claim(bundles: Path) -> tuple[Path, int]:
             lock = _lock(folder)
         except (FileNotFoundError, BlockingIOError):
             continue  # a sweep took it for a leftover before it was locked
+        except OSError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
         if folder.exists():
             return folder, lock
         os.close(lock)
@@ -243,10 +243,14 @@ def _lock(folder: Path) -> int:
     return handle
 
 
-def _assemble(entry: File, folder: Path, store: ChunkStore) -> None:
-    _write(folder / entry.path, (block for chunk in entry.chunks for block in store.read(chunk.digest)))
-    # Read back from the file: what was written is what is vouched for.
-    check_file(folder / entry.path, entry)
+def _assemble(entry: File, folder: Path, store: Readable) -> None:
+    _write(folder / entry.path, (block for chunk in entry.chunks for block in store.blocks(chunk.digest)))
+    try:
+        check_file(folder / entry.path, entry)  # read back: what was written is what is vouched for
+    except Corrupt:
+        for chunk in entry.chunks:
+            b"".join(store.read(chunk.digest))  # a chunk that rotted goes, and says so
+        raise
 
 
 def _write(path: Path, blocks: Iterator[bytes]) -> None:

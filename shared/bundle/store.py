@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from shared.io.durable import make_folder, sync_folder
 from shared.protocol import names
@@ -35,6 +35,18 @@ class Collected(NamedTuple):
 
     removed: int
     freed: int
+
+
+class Readable(Protocol):
+    """What a bundle is installed from: this store, or one of the control plane's."""
+
+    def read(self, digest: str) -> Iterator[bytes]:
+        """The chunk's bytes in blocks, hashed again; raises as `ChunkStore.get`."""
+        ...
+
+    def blocks(self, digest: str) -> Iterator[bytes]:
+        """The chunk's bytes in blocks, as they lie there: for whoever hashes what they make up."""
+        ...
 
 
 class ChunkStore:
@@ -68,6 +80,11 @@ class ChunkStore:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
+    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        """Bytes of those that are here, in the order asked."""
+        found = {digest: self.size(digest) for digest in digests}
+        return {digest: size for digest, size in found.items() if size is not None}
+
     def held(self) -> frozenset[str]:
         """The digests of all chunks here."""
         return frozenset(entry.name for entry in self._entries())
@@ -89,8 +106,17 @@ class ChunkStore:
 
     def read(self, digest: str) -> Iterator[bytes]:
         """The chunk's bytes in blocks; raises like `get`, a rotten chunk's `Corrupt` only after the last block."""
-        path = self.path(digest)
         found = hashlib.sha256()
+        for block in self.blocks(digest):
+            found.update(block)
+            yield block
+        if found.hexdigest() != digest:
+            self.discard(digest)
+            raise Corrupt(f"chunk {digest} rotted on disk: its bytes hash to {found.hexdigest()}", code="chunk-rotten")
+
+    def blocks(self, digest: str) -> Iterator[bytes]:
+        """The chunk's bytes in blocks, not hashed: for whoever hashes what they make up; else raises like `get`."""
+        path = self.path(digest)
         with disk(f"reading chunk {digest}"):
             try:
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -98,11 +124,7 @@ class ChunkStore:
                 raise Refused("no such chunk", kind=Refusal.NOT_FOUND, field="digest", value=digest) from error
             with os.fdopen(handle, "rb", buffering=0) as file:
                 while block := file.read(BLOCK):
-                    found.update(block)
                     yield block
-        if found.hexdigest() != digest:
-            self.discard(digest)
-            raise Corrupt(f"chunk {digest} rotted on disk: its bytes hash to {found.hexdigest()}", code="chunk-rotten")
 
     def put(self, digest: str, data: bytes) -> None:
         """Keep a chunk, durably; harmless when it is here already.

@@ -11,7 +11,7 @@ Invariants:
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +28,8 @@ __all__ = ["Count", "Handler", "MqttLink", "Outcome", "Received", "Server", "Wil
 BACKOFF_BASE = 0.5
 BACKOFF_CAP = 10.0
 SUBSCRIPTION_REFUSED = 0x80
+AT_ONCE = 100
+"""Messages at QoS 0 that are queued before the socket is waited for."""
 T = TypeVar("T")
 
 
@@ -156,6 +158,21 @@ class MqttLink:
         """
         connection = self._live()
         await self._answered(connection, connection.publish(topic, payload, qos=qos, retain=retain))
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send these (topic, payload) at QoS 0, in order; return once the last is on its way.
+
+        Raises:
+            Transient: no connection, or it was lost. Some may have arrived.
+
+        """
+        connection = self._live()
+        for some in (messages[i : i + AT_ONCE] for i in range(0, len(messages), AT_ONCE)):
+            *before, last = some
+            for each in before:
+                connection.queue(*each)
+            # They leave in order: waiting for the last of some bounds what is queued, and nobody waits for each.
+            await self._answered(connection, connection.publish(*last, qos=0))
 
     async def close(self, farewell: Callable[[], Awaitable[None]] | None = None) -> None:
         """Say goodbye (`farewell` publishes what the owner wants said), disconnect cleanly, end `run`."""

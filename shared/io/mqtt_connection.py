@@ -92,6 +92,10 @@ class Connection(aiomqtt.Client):
         codes: list[int | ReasonCode] = list(await self.subscribe([(text, qos) for text in filters]))
         return [code if isinstance(code, int) else int(code.value) for code in codes]
 
+    def queue(self, topic: str, payload: bytes) -> None:
+        """Send at QoS 0 as soon as the socket takes it; without a connection it is lost, as such messages are."""
+        self._client.publish(topic, payload, 0)
+
     async def receive(self) -> aiomqtt.Message:
         """The next message; waits for ever once the connection is lost."""
         return await self._queue.get()

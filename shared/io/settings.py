@@ -6,6 +6,7 @@ what is allowed.
 
 import tomllib
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,12 +47,17 @@ def load(
         try:
             values[field.name] = msgspec.convert(raw, field.type, strict=False)
         except msgspec.ValidationError as error:
-            allowed = _KINDS.get(field.type, str(error))
+            allowed = _KINDS.get(field.type) or _choices(field.type) or str(error)
             raise Refused("bad setting", field=field.name, value=raw, allowed=allowed) from error
     try:
         return into(**values)
     except TypeError as error:
         raise Refused(f"missing setting: {error}", field=prefix) from error
+
+
+def _choices(of: object) -> str:
+    """The members of an enum; empty for any other type."""
+    return ", ".join(str(each.value) for each in of) if isinstance(of, type) and issubclass(of, Enum) else ""
 
 
 def _from_file(into: type[msgspec.Struct], file: Path) -> dict[str, object]:

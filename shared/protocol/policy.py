@@ -17,7 +17,7 @@ from shared.protocol.errors import Refusal, Refused
 MAX_BYTES = 64 * 1024
 P95: Literal["p95"] = "p95"
 """As `hedge_after_ms`: what was observed, the 95th percentile of the place that is asked first."""
-EXERCISE_SHARE = 0.02
+EXERCISE_SHARE = 0.01
 MOST_EXERCISE = 0.05
 HedgeAfter = float | Literal["p95"]
 MOST_CACHE_BYTES = 1 << 30

@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from shared.protocol.desired import Order
+from shared.protocol.trust import TrustReport
 from shared.serving.arrangement import Arrangement
 
 KIND = "reported"
@@ -40,6 +41,15 @@ class Convergence(StrEnum):
     REFUSED = "refused"
 
 
+class Outcome(StrEnum):
+    """What became of the newest generation; on `PROBATION` it answers and has yet to show that it may stay."""
+
+    PROBATION = "probation"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled-back"
+    FAILED = "failed"
+
+
 class Isolation(StrEnum):
     """What keeps the process in which a model is tried off the network."""
 
@@ -49,7 +59,10 @@ class Isolation(StrEnum):
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One model version. `progress` is 0 to 1 within the step; `active` says whether requests are answered by it."""
+    """One model version. `progress` is 0 to 1 within the step; `active` says whether requests are answered by it.
+
+    While it is fetched: `bytes_per_s` on the average so far, and `seconds_left` at that rate.
+    """
 
     name: str
     version: str
@@ -58,6 +71,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     state: ModelState = ModelState.ABSENT
     active: bool = False
     progress: float | None = None
+    bytes_per_s: float | None = None
+    seconds_left: float | None = None
     error: str | None = None
 
 
@@ -80,6 +95,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 class Reported(msgspec.Struct, frozen=True, kw_only=True):
     """The whole reported state. `applied` is the generation that answers requests, `target` the newest accepted one.
 
+    `outcome`: what became of `target`; None while the device is on its way there.
+
     `isolation`: what keeps models off the network while they are tried, before they are loaded. `tuned`: of the models above,
     those that were measured on this device.
     """
@@ -94,8 +111,10 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
     step: str | None = None
     error: str | None = None
     policy_revision: int | None = None
+    outcome: Outcome | None = None
     isolation: Isolation | None = None
     tuned: tuple[Tuned, ...] = ()
+    trust: TrustReport | None = None
     agent_version: str = ""
     state_digest: str = ""
 

@@ -71,14 +71,14 @@ def bounds_of(index: int, sub: int = SUB) -> tuple[float, float]:
 
 
 def histogram_of(values: Iterable[float]) -> Histogram:
-    """The values, counted."""
+    """The values, counted; the sum is of those that are numbers, because JSON has no word for the others."""
     buckets: dict[int, int] = {}
     count, total = 0, 0.0
     for value in values:
         index = bucket_of(value)
         buckets[index] = buckets.get(index, 0) + 1
         count += 1
-        total += value
+        total += value if math.isfinite(value) else 0.0
     return Histogram(count=count, sum=total, buckets=buckets, sub=SUB)
 
 

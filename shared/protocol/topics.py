@@ -41,7 +41,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("death", ROOT + "/{t}/{d}/death", Role.DEVICE, _CLOUD, False, 1),
     Topic("reported", ROOT + "/{t}/{d}/reported", Role.DEVICE, _CLOUD, False, 1),
     Topic("telemetry", ROOT + "/{t}/{d}/telemetry", Role.DEVICE, _CLOUD, False, 1),
-    Topic("telemetry-ack", ROOT + "/{t}/{d}/telemetry/ack", Role.CLOUD, _DEVICE, False, 1),
+    Topic("telemetry-ack", ROOT + "/{t}/{d}/telemetry/ack", Role.CLOUD, _DEVICE, False, 0),
     Topic("command", ROOT + "/{t}/{d}/command", Role.CLOUD, _DEVICE, False, 1),
     Topic("command-result", ROOT + "/{t}/{d}/command/result", Role.DEVICE, _CLOUD, False, 1),
     Topic("trust-get", ROOT + "/{t}/{d}/trust/get", Role.DEVICE, _CLOUD, False, 1),
@@ -52,6 +52,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("infer-response", ROOT + "/{t}/{d}/infer/{x}/response/{x}", Role.DEVICE, _INTEGRATOR, False, 1),
 )
 BY_NAME = {row.name: row for row in TOPICS}
+_PATTERNS = tuple((row, row.pattern.split("/")) for row in sorted(TOPICS, key=lambda row: row.pattern.count("{x}")))
 
 
 class Parsed(NamedTuple):
@@ -71,17 +72,17 @@ def topic(name: str, *, tenant: str = "", device: str = "", free: tuple[str, ...
     return text
 
 
-def everyone(name: str) -> str:
-    """The subscription filter of row `name` over all tenants and devices."""
-    return BY_NAME[name].pattern.replace("{t}", "+").replace("{d}", "+").replace("{x}", "+")
+def everyone(name: str, *, share: str = "") -> str:
+    """The subscription filter of row `name` over all tenants and devices; each message to one of those that `share` it by that name."""
+    text = BY_NAME[name].pattern.replace("{t}", "+").replace("{d}", "+").replace("{x}", "+")
+    return f"$share/{share}/{text}" if share else text
 
 
 def parse(text: str) -> Parsed | None:
     """Which row a concrete topic belongs to; None if none (the caller counts and drops it)."""
     levels = text.split("/")
     # Literal levels win over free ones: chunks/get is "chunks-get", never a chunk called "get".
-    for row in sorted(TOPICS, key=lambda r: r.pattern.count("{x}")):
-        pattern = row.pattern.split("/")
+    for row, pattern in _PATTERNS:
         if len(pattern) != len(levels):
             continue
         found: dict[str, str] = {}

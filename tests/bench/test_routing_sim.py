@@ -12,6 +12,7 @@ from bench.routing_sim import CLOUDS, CONTESTANTS, LOCAL, Cell, away_of, examine
 from bench.routing_sim_bound import bound
 from bench.routing_sim_burst import burst
 from bench.routing_sim_device import Fault
+from bench.routing_sim_online import online
 from bench.routing_sim_traces import FOLDER, NAMES, Arrival, ServiceTimes, at_load, made, read, service_times
 from bench.routing_sim_world import Job, Place, Power, World
 from shared.protocol.errors import Refused
@@ -115,6 +116,29 @@ def test_nobody_does_better_than_the_bound(cloud: str, load: float, rtt: float, 
         cost = sum(job.deadline - job.arrival if job.latency is None else job.latency for job in done)
         assert cost >= least.cost - 1e-6
         assert sum(job.latency is None for job in done) >= least.missed - 1e-6
+
+
+@pytest.mark.parametrize("load", [0.6, 3.0])
+@pytest.mark.parametrize("fault", [Fault.NONE, Fault.DOWN])
+def test_what_is_had_without_the_future_is_no_better_than_the_bound(load: float, fault: Fault) -> None:
+    cell = Cell("made up", load, 0.04, "double", fault)
+    jobs = jobs_of(arrivals(60, load), TIMES, cell.rtt)
+    away = away_of(jobs, cell)
+    patience = sum(job.deadline - job.arrival for job in jobs)
+    found = online(jobs, LOCAL, CLOUDS["double"], away)
+    least = bound(jobs, LOCAL, CLOUDS["double"], away, cost=patience, missed=len(jobs))
+    assert least.cost <= found.cost + 1e-6
+    assert least.missed <= found.missed + 1e-6
+    assert found.cost < patience
+
+
+def test_without_the_future_one_request_goes_where_it_is_answered_first() -> None:
+    job = Job(0, 1.0, 64, 1.0, seconds=0.4, up=0.05, down=0.05, sure=1.0)
+    assert online([job], Power(), Power(1, 2.0), (0.0, 0.0)).cost == pytest.approx(0.3)
+    assert online([job], Power(), Power(1, 2.0), (0.9, 1.2)).cost == pytest.approx(0.4)
+    neither = online([job], Power(1, 0.3), Power(1, 2.0), (0.9, 1.2))
+    assert neither.cost == pytest.approx(1.0)
+    assert neither.missed == 1
 
 
 def test_the_bound_on_the_mean_is_tight_where_one_lane_answers_one_after_the_other() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,14 @@ import aiohttp
 
 from cloud_core.broker import mosquitto
 from cloud_core.demo.fleet import Fleet, applied, fleetctl, is_converged
-from cloud_core.demo.platform import HOST, Platform, choose_ports, wait_http
+from cloud_core.demo.platform import HOST, ONE_CORE, ONLY_MQTT, Platform, choose_ports, wait_http
 from cloud_core.keys import load_or_create
 from cloud_core.models.shipped import shipped_models
 from shared.protocol.topics import Header
 
 PASSWORD = "a-password-for-tests"
 EDGES = ("edge-1", "edge-2")
+"""The second has only MQTT."""
 TEXT = "这家店的牛肉面汤头很鲜，分量也足，下次还会再来。"
 
 
@@ -104,7 +106,8 @@ class Scene:
         await self.start_cloud()
         for name in EDGES:
             made = await self.fleet.call("POST", "/devices", {"device": name, "groups": ["shops"]})
-            await self.platform.start_edge(name, token=made["enrol_token"])
+            settings = ONE_CORE | (ONLY_MQTT if name == EDGES[1] else {})
+            await self.platform.start_edge(name, token=made["enrol_token"], settings=settings)
         policy = {"mode": "local-first", "deadline_ms": 1000, "exercise_share": 0}
         await self.fleet.call("PUT", "/policies/near", policy)
         assignment = {"models": [{"name": "sentiment-zh", "version": "1.0.0"}], "policy": "near"}
@@ -136,6 +139,12 @@ class Scene:
         policy = {"mode": "local-first", "deadline_ms": deadline_ms, "exercise_share": 0}
         await self.fleet.call("PUT", "/policies/near", policy)
         await self.converged(newer_than=before)
+
+    async def api_counter(self, name: str) -> float:
+        async with self.session.get(f"{self.platform.api}/metrics") as answer:
+            found = re.search(rf"^{name} (\S+)$", await answer.text(), re.MULTILINE)
+        assert found is not None, f"the API has no {name}"
+        return float(found.group(1))
 
     async def edges_answer(self) -> None:
         for name in EDGES:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_core.demo.fleet import is_converged
 from cloud_core.demo.platform import wait_http
 
 CHILDREN = ("replica-0", "api", "gateway", "loops")
@@ -14,6 +15,17 @@ CHILDREN = ("replica-0", "api", "gateway", "loops")
 def deadlines():
     """A new deadline for each change of policy, so that every change is one."""
     return iter(range(1001, 2000))
+
+
+def test_the_edge_that_has_only_mqtt_got_its_model_over_it(scene):
+    async def story():
+        sent = await scene.api_counter("tideline_mqtt_content_bytes_total")
+        device = (await scene.fleet.devices())["edge-2"]
+        assert is_converged(device)
+        # One variant of the shipped model, packed, its manifest and the metadata that vouches for it.
+        assert sent > 100_000
+
+    scene.run(story())
 
 
 @pytest.mark.parametrize("child", CHILDREN)

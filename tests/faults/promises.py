@@ -18,7 +18,10 @@ from shared.io import durable
 from shared.protocol.errors import Corrupt
 from shared.serving.tuning import records
 
-WRITES = ("accept", "apply", "begin", "finish", "fail", "crash", "forgive", "next_seq")
+WRITES = (
+    *("accept", "apply", "commit", "roll_back", "began_on_probation"),
+    *("begin", "finish", "fail", "crash", "forgive", "next_seq"),
+)
 TABLES = ("generations", "floors", "intent", "failures", "counters")
 USERS = (durable, store, install, database, trials, records)
 

@@ -13,7 +13,7 @@ from tests.faults.activation import converge, recover, with_cloud
 from tests.faults.cuts import Cuts
 from tests.faults.promises import Said, broken
 
-FOLDERS = re.compile(r"/(agent|bundles|chunks|objects|incoming|objects/[0-9a-f]{2}|\.staging-[^/]*)$")
+FOLDERS = re.compile(r"/(agent|bundles|chunks|objects|incoming|partial|objects/[0-9a-f]{2}|\.staging-[^/]*)$")
 
 pytestmark = pytest.mark.skipif(ext4.why_not() is not None, reason=str(ext4.why_not()))
 
@@ -100,7 +100,7 @@ def test_without_the_fsync_of_any_file_something_said_is_lost(quick_folder, monk
         for n, where in enumerate(whole.fsyncs, 1):
             if FOLDERS.search(where) is None:
                 # Chunks are all alike: the first stands for them.
-                files.setdefault("a chunk" if "/incoming/" in where else where, n)
+                files.setdefault("a chunk" if re.search("/(incoming|partial)/", where) else where, n)
         assert len(files) == 5
         unseen = []
         for where, n in files.items():

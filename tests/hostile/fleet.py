@@ -12,6 +12,7 @@ from cloud_core.demo import fleet as demo
 from cloud_core.demo.platform import Platform, choose_ports, wait_http
 from cloud_core.models.publish import build_bundle
 from cloud_core.models.shipped import shipped_models
+from cloud_core.store.chunk_stores import open_chunks
 from cloud_core.store.database import open_database, write
 from cloud_core.store.publication import prepare, publish
 from shared.bundle.store import ChunkStore
@@ -82,13 +83,15 @@ class Fleet:
 
     async def smuggle(self, bundle: Bundle):
         """Write a version into the registry as only a control plane that was taken over would: no gate sees it."""
-        store = ChunkStore(self.folder / "cloud" / "artifacts" / "default")
+        store = open_chunks("folder", self.folder / "cloud" / "artifacts")("default")
         for digest, data in bundle.pieces().items():
             await asyncio.to_thread(store.put, digest, data)
         engine = open_database(f"sqlite+aiosqlite:///{self.folder / 'tideline.db'}")
         try:
             async with write(engine) as connection:
-                await publish(connection, "default", prepare(bundle.manifest), published_by="nobody", now=time.time())
+                await publish(
+                    connection, "default", prepare(bundle.manifest), store, published_by="nobody", now=time.time()
+                )
         finally:
             await engine.dispose()
 

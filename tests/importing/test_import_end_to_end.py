@@ -21,9 +21,9 @@ from cloud_core.loops.imports import Imports
 from cloud_core.loops.run import _importer, _place
 from cloud_core.models.trial import VersionTrials, isolation_of
 from cloud_core.store import versions
+from cloud_core.store.chunk_stores import open_chunks
 from cloud_core.store.database import migrate, read
 from shared.bundle.install import install
-from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
 from tests.cloud_core.api.server import Running, running
 from tests.cloud_core.broker.brokers import LOG
@@ -97,7 +97,7 @@ def imported(folder: Path, *arguments: str, variant: str = "cpu-int8") -> tuple[
             async with read(api.engine) as connection:
                 version = await versions.get(connection, "default", "model", "1.0.0")
             assert version is not None
-            store = ChunkStore(api.settings.artifacts / "default")
+            store = open_chunks("folder", api.settings.artifacts)("default")
             bundle = install(version.manifest.encode(), variant, store, folder / "bundles")
             assert [path.name for path in (api.settings.imports / "_work").iterdir() if path.is_dir()] == []
             return ran, bundle
@@ -196,9 +196,10 @@ def test_pickles_do_not_travel(tmp_path: Path) -> None:
     source = folders.sentiment(tmp_path / "sentiment")
     weights = (source / "pytorch_model.bin").read_bytes()[:64]
     imported(tmp_path, str(source), "--variants", "cpu-fp32", variant="cpu-fp32")
-    kept = list((tmp_path / "data" / "artifacts").rglob("objects/*/*"))
-    assert kept
-    assert not any(weights in path.read_bytes() for path in kept)
+    kept = open_chunks("folder", tmp_path / "data" / "artifacts")("default")
+    contents = [kept.get(blob.digest) for blob in kept.list()]
+    assert contents
+    assert not any(weights in content for content in contents)
     assert not any(path.is_file() for path in (tmp_path / "data" / "imports" / "default").rglob("objects/*/*"))
 
 

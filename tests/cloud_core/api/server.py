@@ -19,7 +19,7 @@ from cloud_core.models.trial import Gate, PassedVersion
 from cloud_core.store import commands
 from cloud_core.store.database import open_database
 from shared.bundle.manifest import Manifest
-from shared.bundle.store import ChunkStore
+from shared.bundle.store import Readable
 from shared.io.clock import SystemClock
 from shared.io.web import Site
 from shared.protocol.reported import Isolation
@@ -73,7 +73,7 @@ class OpenGate:
 
     isolation = Isolation.NONE
 
-    async def passed(self, data: bytes, manifest: Manifest, store: ChunkStore) -> PassedVersion:
+    async def passed(self, data: bytes, manifest: Manifest, store: Readable) -> PassedVersion:
         return PassedVersion()
 
 

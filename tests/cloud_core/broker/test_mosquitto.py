@@ -13,7 +13,8 @@ def test_files_change_only_when_devices_do(tmp_path: Path) -> None:
     assert provision(tmp_path, [*rows, strange], service_password="secret")
     assert not provision(tmp_path, rows[::-1], service_password="secret")
     stored = dict(line.split(":", 1) for line in (tmp_path / PASSWORDS).read_text().splitlines())
-    assert set(stored) == {"cloud-core", "cloud-core/api", "cloud-core/gateway", "cloud-core/loops", "a/d1", "a/d2"}
+    roles = {f"cloud-core/{role}" for role in ("api", "gateway", "loops", *(f"ingest-{n}" for n in range(1, 5)))}
+    assert set(stored) == {"cloud-core", *roles, "a/d1", "a/d2"}
     assert check_password("secret", stored["cloud-core/loops"])
     assert provision(tmp_path, rows[:1], service_password="secret")
     assert "a/d1" not in (tmp_path / ACCESS).read_text()

@@ -13,6 +13,7 @@ import msgspec
 from cloud_core.loops.import_attempt import Importer
 from cloud_core.loops.imports import Imports
 from cloud_core.loops.run import _place
+from cloud_core.store.chunk_stores import open_chunks
 from shared.bundle.manifest import canonical
 from shared.io.clock import SystemClock
 from tests.cloud_core.api.bundles import bundle
@@ -60,7 +61,8 @@ async def site(url: str, folder: Path) -> AsyncIterator[Site]:
     async with running(url, folder) as api:
         python = sys.executable
         importer = Importer(python, (python, "-P", str(STAND_IN)), {"PATH": "/usr/bin:/bin"}, LIMITS, ())
-        loop = Imports(api.engine, _place(api.settings), importer, OpenGate(), clock=SystemClock(), log=LOG)
+        chunks = open_chunks(api.settings.chunk_store, api.settings.artifacts)
+        loop = Imports(api.engine, _place(api.settings, chunks), importer, OpenGate(), clock=SystemClock(), log=LOG)
         task = asyncio.create_task(loop.run())
         assert api.admin.token is not None
         try:

@@ -105,6 +105,12 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
             (same,) = (await done("models", "diff", "tiny@1.0.0", "tiny@1.0.0"))["variants"]
             assert (same["variant"], same["moved"], same["share"]) == ("cpu-fp32", 0, 0.0)
             assert same["size"] > 0
+            store = await done("models", "chunks")
+            assert (store["needed"]["chunks"], store["spare"], store["young"]["chunks"]) == (
+                2,
+                {"chunks": 0, "bytes": 0},
+                0,
+            )
             await done("groups", "create", "shops")
             made = await done("devices", "create", "till-1", "--group", "shops")
             assert made["enrol_token"]
@@ -143,6 +149,7 @@ def test_a_day_of_an_operator(sqlite_url: str, tmp_path: Path) -> None:
                 ("models", "list"),
                 ("models", "show", "tiny"),
                 ("models", "diff", "tiny@1.0.0", "tiny@1.0.0"),
+                ("models", "chunks"),
             ):
                 ran = await fleetctl(*command)
                 assert (ran.status, ran.err) == (0, ""), command

@@ -8,6 +8,7 @@ import msgspec
 
 from cloud_core.ctl import why
 from edge_agent.decide.routing import Reason
+from shared.protocol.why import Why
 from tests.cloud_core.ctl.shell import Ran, Shell
 from tests.edge_agent.test_agent import INPUT, program, running
 
@@ -100,7 +101,7 @@ def story(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_story_is_told_in_the_order_in_which_it_happened() -> None:
-    told = why.lines(msgspec.convert(story(), why.Story))
+    told = why.lines(msgspec.convert(story(), Why))
     assert told == [
         "request   r at 1970-01-01 00:00:00 UTC",
         "asked for m within 1.5 s",
@@ -113,9 +114,7 @@ def test_a_story_is_told_in_the_order_in_which_it_happened() -> None:
         "ended     ok, by local",
     ]
     refused = why.lines(
-        msgspec.convert(
-            story(decision="none", reason="of-tomorrow", attempts=[], where=None, outcome="shed"), why.Story
-        )
+        msgspec.convert(story(decision="none", reason="of-tomorrow", attempts=[], where=None, outcome="shed"), Why)
     )
     assert refused[-2:] == ["decided   nobody: of-tomorrow", "ended     shed, not answered"]
 

@@ -17,6 +17,7 @@ from cloud_core.keys import Keys, load_or_create
 from cloud_core.replicas.local import LocalReplica, Place, Preference
 from cloud_core.replicas.server import build_replica
 from cloud_core.store import assignments, commands, groups, models, versions
+from cloud_core.store.chunk_stores import open_chunks
 from cloud_core.store.database import open_database, write
 from shared.bundle.manifest import Manifest, canonical, digest_of
 from shared.bundle.store import ChunkStore
@@ -119,7 +120,7 @@ class InProcessReplica:
                 self.name,
                 f"http://127.0.0.1:{self.port}",
                 folder / "bundles",
-                self.registry.settings.artifacts,
+                open_chunks("folder", self.registry.settings.artifacts),
             ),
             preference=Preference("cpu-fp32", self.arrangement),
             log=self.log,

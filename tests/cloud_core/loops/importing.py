@@ -17,6 +17,8 @@ from cloud_core.loops.import_child import Limits
 from cloud_core.loops.imports import Imports, Place
 from cloud_core.models.trial import Gate
 from cloud_core.store import imports, tenants
+from cloud_core.store.chunk_stores import open_chunks
+from cloud_core.store.chunks import Chunks
 from cloud_core.store.database import open_database, read, write
 from cloud_core.store.imports import Asked, Import, SourceFile
 from shared.bundle.manifest import Chunk, canonical
@@ -39,7 +41,9 @@ class Site:
     def __init__(self, engine: AsyncEngine, folder: Path, limits: Limits = LIMITS) -> None:
         self.engine = engine
         self.folder = folder
-        self.place = Place(folder / "imports", sources=self._sources, artifacts=lambda t: folder / "artifacts" / t)
+        self.place = Place(
+            folder / "imports", sources=self._sources, artifacts=open_chunks("folder", folder / "artifacts")
+        )
         self.gate: Gate = OpenGate()
         self.importer = Importer(
             sys.executable,
@@ -55,8 +59,8 @@ class Site:
     def sources(self, tenant: str = "default") -> ChunkStore:
         return ChunkStore(self._sources(tenant))
 
-    def artifacts(self, tenant: str = "default") -> ChunkStore:
-        return ChunkStore(self.place.artifacts(tenant))
+    def artifacts(self, tenant: str = "default") -> Chunks:
+        return self.place.artifacts(tenant)
 
     def work(self) -> list[str]:
         return [entry.name for entry in (self.folder / "imports" / "_work").iterdir() if entry.is_dir()]

@@ -173,7 +173,7 @@ def test_a_bundle_of_another_name_is_kept_out(sqlite_url: str, tmp_path: Path) -
         async with site(sqlite_url, tmp_path) as here:
             problem = await here.failed(PUBLISHES, made="other")
             assert problem.code == "another-model"
-            assert not here.artifacts().held()
+            assert not list(here.artifacts().list())
 
     asyncio.run(scenario())
 

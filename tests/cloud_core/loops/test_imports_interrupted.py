@@ -14,7 +14,7 @@ from cloud_core.store import imports
 from cloud_core.store.database import write
 from cloud_core.store.imports import MAX_ATTEMPTS
 from shared.bundle.manifest import Manifest
-from shared.bundle.store import ChunkStore
+from shared.bundle.store import Readable
 from shared.protocol.reported import Isolation
 from tests.cloud_core.loops.importing import PUBLISHES, Site, at, site, soon
 from tests.cloud_core.waiting import eventually, wait_for
@@ -183,7 +183,7 @@ class Slow:
     def __init__(self) -> None:
         self.ended = False
 
-    async def passed(self, data: bytes, manifest: Manifest, store: ChunkStore) -> PassedVersion:
+    async def passed(self, data: bytes, manifest: Manifest, store: Readable) -> PassedVersion:
         try:
             await asyncio.Event().wait()
         finally:

@@ -156,10 +156,10 @@ def test_a_sample_counts_once(database_url: str) -> None:
             (TENANT, "a", ("g",), 1), (TENANT, "a", ("g",), 2), (TENANT, "a", ("g",), 3),
         ]  # fmt: skip
         assert [one.tenant for one in await telemetry.after(connection, kept[-1].id, limit=3)] == ["other"]
-        found = await telemetry.lately(connection, {(TENANT, "a")}, ended_after=1.5)
-        assert sorted(sample.seq for sample in found[TENANT, "a"]) == [2, 3]
+        await telemetry.store_new(connection, [*rows(own, 4), *rows(own, 3)])
+        assert [one.sample.seq for one in await telemetry.after(connection, kept[-1].id, limit=9)] == [2, 4]
 
-        summary, older = summary_of(found[TENANT, "a"]), summary_of([_sample(1)])
+        summary, older = summary_of([_sample(2), _sample(3)]), summary_of([_sample(1)])
         assert summary is not None
         assert older is not None
         await devices.record_telemetry(connection, {(TENANT, "a"): summary}, now=5.0)
@@ -169,9 +169,10 @@ def test_a_sample_counts_once(database_url: str) -> None:
         assert device is not None
         assert stranger is not None
         assert (device.telemetry_at, stranger.telemetry_at) == (3.0, None)
+        assert await devices.summaries(connection, {(TENANT, "a"), ("other", "a")}) == {(TENANT, "a"): summary}
 
         await telemetry.trim(connection, before=3.0)
-        assert [one.sample.seq for one in await telemetry.after(connection, 0, limit=9)] == [3]
+        assert [one.sample.seq for one in await telemetry.after(connection, 0, limit=9)] == [3, 4]
 
     _in_database(database_url, scenario)
 

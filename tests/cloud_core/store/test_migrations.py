@@ -10,7 +10,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from cloud_core.store import database
-from cloud_core.store import telemetry_tables as tables
+from cloud_core.store import rollout_tables as tables
 from shared.protocol.errors import Transient
 from tests.cloud_core import postgres
 

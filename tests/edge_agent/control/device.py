@@ -10,13 +10,18 @@ from edge_agent.control.arrangements import Arrangements
 from edge_agent.control.converge import Converger
 from edge_agent.control.errand import Errands
 from edge_agent.control.fetch import Fetcher
+from edge_agent.control.fetch_http import HttpSource
 from edge_agent.control.host import Disk
 from edge_agent.control.loading import Loader
+from edge_agent.control.probation import Probation
 from edge_agent.control.state import AgentState
+from edge_agent.control.stepper import Stepper
 from edge_agent.control.trials import Trials
 from edge_agent.control.trust import Trust
 from edge_agent.decide.arranging import Fixed, Wishes
+from edge_agent.decide.probation import Terms
 from edge_agent.decide.variants import Device
+from edge_agent.serving.evidence import Evidence
 from shared.bundle.manifest import TaskKind
 from shared.bundle.store import ChunkStore
 from shared.io.clock import SystemClock
@@ -30,7 +35,13 @@ from tests.edge_agent.control.device_api import Tokens, device_api
 from tests.edge_agent.control.generations import SIGNER
 
 MACHINE = Machine(machine="x86_64", model="a processor", features=(), cores=4, runtimes={"onnxruntime": "1"})
+AT_ONCE = Terms(shortest_s=0.0, longest_s=0.0)
+"""A probation that ends as it begins."""
 WISHES = Wishes(fixed=Fixed(threads=2))
+
+
+async def trusts_all(model):
+    """What may be installed is tested with real metadata, in `tests/scenarios/trust`."""
 
 
 class Host:
@@ -105,10 +116,11 @@ class Tries:
     def __init__(self):
         self.died = set()
         self.done = []
+        self.before = lambda: asyncio.sleep(0)
 
     async def __call__(self, request):
         self.done.append(request.variant)
-        await asyncio.sleep(0)
+        await self.before()
         if request.variant in self.died:
             return Died(isolation=Isolation.SECCOMP, code="crashed", message="it kills the process that loads it")
         return Passed(isolation=Isolation.SECCOMP)
@@ -129,37 +141,63 @@ class Agent:
         wishes=WISHES,
         pinned=(),
         parallel=4,
+        terms=AT_ONCE,
+        clock=None,
+        source=None,
+        draw=0.0,
+        check=trusts_all,
+        host=None,
     ):
         self.state = AgentState(folder)
         self.store = ChunkStore(folder / "chunks")
         self.bundles = folder / "bundles"
-        self.host = Host()
+        self.host = host or Host()
         self.tries = Tries()
         self.holder = PolicyHolder()
         self.api = api
         self.news = asyncio.Event()
         self.stepped = []
         disk = Disk(self.state, self.store, self.bundles)
-        clock = SystemClock()
+        clock = clock or SystemClock()
         log = structlog.wrap_logger(structlog.PrintLogger(), processors=[structlog.processors.KeyValueRenderer()])
         trials = Trials(folder, limits=TrialLimits(), runtime=runtime, log=log, trial=self.tries)
         self.records = Records(folder, log)
         self.arrangements = Arrangements(self.records, MACHINE, wishes)
         self.loader = Loader(self.host, trials, self.arrangements, log)
-        fetcher = Fetcher(http, api_url=api.url, tokens=Tokens(), clock=clock, parallel=parallel)
+        self.evidence = Evidence()
+        probation = Probation(
+            self.state,
+            tallies=lambda: self.evidence.tallies,
+            forget=self.evidence.forget,
+            clock=clock,
+            log=log,
+            terms=terms,
+        )
+        fetcher = Fetcher(source or HttpSource(http, api_url=api.url, tokens=Tokens()), clock=clock, parallel=parallel)
+        self.errands = Errands("default", disk, fetcher, self.host, self.loader, check)
+        stepper = Stepper(
+            "default",
+            disk,
+            self.errands,
+            host=self.host,
+            device=Device(preferred=preferred, insists=False),
+            measured=self.arrangements.advised,
+            clock=clock,
+            log=log,
+            stepped=lambda *ended: self.stepped.append(ended),
+        )
         self.converger = Converger(
             Trust("default", "edge-1", keys),
-            disk,
-            Errands("default", disk, fetcher, self.host, self.loader),
+            stepper,
+            probation,
+            state=self.state,
             host=self.host,
             holder=self.holder,
-            device=Device(preferred=preferred, insists=False),
             arrangements=self.arrangements,
             clock=clock,
             log=log,
-            draw=lambda: 0.0,
+            draw=lambda: draw,
             changed=self.news.set,
-            stepped=lambda *ended: self.stepped.append(ended),
             isolation=Isolation.SECCOMP,
             pinned=pinned,
         )

@@ -51,6 +51,8 @@ class DeviceApi:
             return await self._misbehave(request, self.bytes[digest], begin)
         if digest not in self.bytes:
             return web.Response(status=404)
+        if begin >= len(self.bytes[digest]):
+            return web.Response(status=416)
         return self._whole(self.bytes[digest], begin)
 
     def _whole(self, data, begin):

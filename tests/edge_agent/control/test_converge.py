@@ -1,9 +1,10 @@
 import asyncio
 
+import msgspec
 import pytest
 
 from edge_agent.control.state import Slot
-from edge_agent.decide.steps import FETCHES
+from edge_agent.decide.blame import FETCHES
 from shared.protocol.desired import Limits
 from shared.protocol.policy import Policy
 from shared.protocol.reported import Convergence, ModelState
@@ -183,6 +184,24 @@ def test_limits_are_kept(tmp_path):
             await agent.converger.accept(signed(roomy))
             await agent.until(applied(roomy))
             assert agent.host.done[0][-1] == 7
+
+    on_device(tmp_path, work)
+
+
+def test_a_disk_too_small_for_three_versions_keeps_the_live_one_and_gets_the_newest(tmp_path):
+    async def work(start, api):
+        api.bytes = dict(BYTES)
+        live, three = generation(2, ref(NER, "ner-zh")), generation(3, ref(NEW, version="1.1.0"))
+        async with start().running() as agent:
+            for each in (generation(1, ref(OLD)), live):
+                await agent.converger.accept(signed(each))
+                await agent.until(applied(each))
+            used = agent.store.total() + sum(path.stat().st_size for path in agent.bundles.rglob("*.*"))
+            bounded = msgspec.structs.replace(three, limits=Limits(disk_bytes=used + 1000))
+            await agent.converger.accept(signed(bounded))
+            await agent.until(applied(bounded))
+            assert {path.name[:64] for path in agent.bundles.iterdir()} == {NER, NEW}
+            assert agent.state.generation(Slot.PREVIOUS) == live
 
     on_device(tmp_path, work)
 

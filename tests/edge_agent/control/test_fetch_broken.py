@@ -5,9 +5,19 @@ import asyncio
 import pytest
 
 from edge_agent.control import fetch as module
+from edge_agent.control import fetch_http
+from shared.bundle.partial import FOLDER
 from shared.bundle.store import ChunkStore
 from shared.protocol.errors import Corrupt, Refused, Transient
-from tests.edge_agent.control.test_fetch import CHUNKS, PIECES, with_api
+from tests.edge_agent.control.test_fetch import CHUNKS, PIECES, left, with_api
+
+
+async def half_fetched(store, chunks, size):
+    """Wait until `size` bytes of each of `chunks` are on disk."""
+    files = [store.root / FOLDER / chunk.digest for chunk in chunks]
+    async with asyncio.timeout(20):
+        while not all(file.exists() and file.stat().st_size >= size for file in files):
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(("ranges", "breaks"), [(True, 5), (False, 1)], ids=["with ranges", "without"])
@@ -29,7 +39,7 @@ def test_a_transfer_that_always_breaks_is_given_up_on(tmp_path):
         with pytest.raises(Transient):
             await fetcher.chunks(CHUNKS[:1], store)
         assert len(api.asked) <= module.RESUMES + 1
-        assert list((tmp_path / "incoming").iterdir()) == []
+        assert left(store) == [CHUNKS[0].digest]
 
     with_api(work, parallel=1)
 
@@ -76,13 +86,13 @@ def test_parts_of_different_bytes_are_fetched_anew_in_one_piece(tmp_path, mended
                 await fetcher.chunks([chunk], store)
             assert store.held() == frozenset()
         assert len(api.asked) == 3
-        assert list((tmp_path / "incoming").iterdir()) == []
+        assert left(store) == []
 
     with_api(work, parallel=1)
 
 
 def test_a_server_that_stalls_in_the_middle_is_given_up_on_and_what_came_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(fetch_http, "SILENCE_S", 0.2)
 
     async def work(api, fetcher, tokens):
         api.misdeed, api.misdeeds = "stall", 1
@@ -93,16 +103,39 @@ def test_a_server_that_stalls_in_the_middle_is_given_up_on_and_what_came_is_kept
     with_api(work, parallel=1)
 
 
-def test_a_server_slower_than_the_slowest_is_cut_off(tmp_path, monkeypatch):
-    # The time for a chunk is up while bytes still come: after it, nobody waits for the rest.
-    monkeypatch.setattr(module, "SILENCE_S", 0.1)
-    monkeypatch.setattr(module, "SLOWEST", 1e6)
+def test_a_server_slower_than_the_slowest_is_cut_off_and_what_came_is_kept(tmp_path):
+    store = ChunkStore(tmp_path)
 
     async def work(api, fetcher, tokens):
         api.misdeed, api.misdeeds = "trickle", 10**6
-        with pytest.raises(Transient):
-            await fetcher.chunks(CHUNKS[:1], ChunkStore(tmp_path))
+        with pytest.raises(Transient, match="less than 100 B came"):
+            await fetcher.chunks(CHUNKS[:1], store)
         api.tick.set()
-        assert list((tmp_path / "incoming").iterdir()) == []
+        assert len((store.root / "partial" / CHUNKS[0].digest).read_bytes()) == 1
 
-    with_api(work, parallel=1)
+    with_api(work, parallel=1, slowest=1000, window=0.1)
+
+
+def test_a_stall_shorter_than_the_window_is_nothing(tmp_path):
+    store = ChunkStore(tmp_path)
+
+    async def work(api, fetcher, tokens):
+        api.misdeed, api.misdeeds = "trickle", 1
+        task = asyncio.create_task(fetcher.chunks(CHUNKS[:1], store))
+        await half_fetched(store, CHUNKS[:1], 1)
+        api.tick.set()
+        await task
+        assert store.get(CHUNKS[0].digest) == PIECES[0]
+
+    with_api(work, parallel=1, slowest=10, window=10)
+
+
+def test_our_own_bound_is_no_slow_server(tmp_path):
+    store = ChunkStore(tmp_path)
+
+    async def work(api, fetcher, tokens):
+        # Each chunk may be kept only seconds after it came: far longer than the window.
+        await fetcher.chunks(CHUNKS[:2], store, bytes_per_s=4000)
+        assert len(store.held()) == 2
+
+    with_api(work, parallel=1, slowest=10**6, window=0.1)

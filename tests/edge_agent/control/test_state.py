@@ -207,3 +207,73 @@ def test_kill_9_loses_nothing_that_was_said_to_be_done(tmp_path):
     assert state.recovered is None
     assert state.floor("default", "edge-1") == Order(1, said[-1])
     state.close()
+
+
+def on_probation(state):
+    """Generations 1, committed, and 2, on probation."""
+    one, two = signed(generation(1, ref(DIGEST))), signed(generation(2, ref("e" * 64)))
+    for each, suspects in ((one, ()), (two, (f"{'e' * 64}-cpu",))):
+        state.accept(each)
+        state.apply(each, suspects)
+    return one, two
+
+
+def test_a_probation_ends_with_a_commit(state):
+    one, two = on_probation(state)
+    state.fail(f"{'e' * 64}-cpu", "once")
+    assert state.on_probation() == (f"{'e' * 64}-cpu",)
+    state.accept(signed(generation(3)))
+    assert state.on_probation() == (f"{'e' * 64}-cpu",)
+    state.commit()
+    assert (state.on_probation(), state.failures()) == ((), {})
+    assert (state.signed(Slot.APPLIED), state.signed(Slot.PREVIOUS)) == (two, one)
+    state.roll_back(["never"], "too late")
+    assert state.signed(Slot.APPLIED) == two
+
+
+def test_a_probation_ends_with_the_generation_before_and_who_failed_twice_stays_known(state):
+    one, _ = on_probation(state)
+    again = reopened(state)
+    again.roll_back([f"{'e' * 64}-cpu"], "it answers nonsense")
+    assert (again.signed(Slot.APPLIED), again.signed(Slot.PREVIOUS)) == (one, None)
+    assert set(again.failures()) == {"1.2", f"{'e' * 64}-cpu"}
+    three = signed(generation(3, ref("e" * 64)))
+    again.fail("f" * 64, "gone")
+    again.accept(three)
+    assert set(again.failures()) == {f"{'e' * 64}-cpu"}
+    again.apply(three, [f"{'e' * 64}-cpu"])
+    again.roll_back([f"{'e' * 64}-cpu"], "and again")
+    again.accept(signed(generation(4, ref("e" * 64))))
+    assert again.failures()[f"{'e' * 64}-cpu"].failed == 2
+    again.close()
+
+
+def test_the_third_start_within_a_probation_ends_it(state):
+    one, two = on_probation(state)
+    assert not state.began_on_probation(3, "")
+    again = reopened(state)
+    assert not again.began_on_probation(3, "")
+    assert again.signed(Slot.APPLIED) == two
+    assert again.began_on_probation(3, "died")
+    assert again.signed(Slot.APPLIED) == one
+    assert not again.began_on_probation(3, "died")
+    again.close()
+
+
+def test_what_is_still_on_probation_is_never_what_is_gone_back_to(state):
+    one, _ = on_probation(state)
+    three = signed(generation(3))
+    state.accept(three)
+    state.apply(three, ["s"])
+    assert (state.signed(Slot.APPLIED), state.signed(Slot.PREVIOUS)) == (three, one)
+    assert set(state.failures()) == {"1.3"}
+
+
+def test_what_is_known_can_be_read_while_nothing_can_be_written(state):
+    one, _ = on_probation(state)
+    state._db.execute("PRAGMA query_only = 1")
+    assert state.signed(Slot.PREVIOUS) == one
+    assert state.floor("default", "edge-1") == Order(1, 2)
+    assert (state.intent(), len(state.on_probation()), len(state.failures())) == (None, 1, 1)
+    with pytest.raises(Transient):
+        state.accept(signed(generation(3)))

@@ -2,10 +2,10 @@
 
 import msgspec
 
+from edge_agent.decide.blame import Failure, subject
 from edge_agent.decide.steps import (
     Collect,
     Done,
-    Failure,
     Fetch,
     GiveUp,
     Install,
@@ -15,7 +15,6 @@ from edge_agent.decide.steps import (
     Swap,
     Unload,
     next_step,
-    subject,
 )
 from edge_agent.decide.variants import Device, choose_variants
 from shared.bundle.chunks import missing

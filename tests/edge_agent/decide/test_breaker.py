@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.decide.breaker import (
+    DOUBT_S,
     FAILURES,
     OPEN_MOST_S,
     RETRY_BURST,
@@ -13,6 +14,7 @@ from edge_agent.decide.breaker import (
     RetryBudget,
     State,
     abandoned,
+    doubted,
     failed,
     passed,
     permits,
@@ -55,6 +57,17 @@ def test_nothing_passes_while_open_and_one_probe_after() -> None:
     probing = passed(breaker)
     assert probing.state is State.HALF_OPEN
     assert not permits(probing, now=breaker.until + 100)
+
+
+def test_what_would_be_refused_may_be_the_probe_before_its_time() -> None:
+    for times in (1, 4):
+        breaker = opened(times)
+        since = breaker.doubted_at - DOUBT_S
+        assert not doubted(breaker, now=since + DOUBT_S / 2)
+        assert doubted(breaker, now=since + DOUBT_S)
+        assert not permits(breaker, now=since + DOUBT_S)
+        assert not doubted(passed(breaker), now=breaker.until)
+    assert not doubted(Breaker(), now=1000.0)
 
 
 def test_the_probe_decides() -> None:

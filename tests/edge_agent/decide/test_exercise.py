@@ -62,7 +62,7 @@ def test_never_more_than_the_share(share: float, draws: list[float]) -> None:
     own, credit, went = rules(exercise_share=share), Credit(), 0
     for n, u in enumerate(draws, 1):
         credit = earn(credit, own)
-        verdict = exercise(credit, u=u)
+        verdict = exercise(credit, IDLE, UP, u=u)
         if verdict is not None:
             assert verdict.reason is Reason.EXERCISE
             credit, went = spend(credit), went + 1
@@ -74,9 +74,16 @@ def test_in_the_long_run_it_is_the_share() -> None:
     for n in range(10_000):
         credit = earn(credit, own)
         # Even over [0, 1), in no order.
-        if exercise(credit, u=(n * 0.6180339887) % 1.0) is not None:
+        if exercise(credit, IDLE, UP, u=(n * 0.6180339887) % 1.0) is not None:
             credit, went = spend(credit), went + 1
     assert 0.018 <= went / 10_000 <= 0.02
+
+
+def test_those_go_first_that_lose_little_by_it() -> None:
+    behind = LocalState(expected_wait=0.0, service=0.01, displaced=0.2)
+    assert exercise(Credit(1.0), IDLE, UP, u=0.05) is None
+    assert exercise(Credit(1.0), behind, UP, u=0.05) is not None
+    assert exercise(Credit(1.5), IDLE, UP, u=0.05) is not None
 
 
 @given(

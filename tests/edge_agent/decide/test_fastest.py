@@ -3,7 +3,18 @@
 import msgspec
 import pytest
 
-from edge_agent.decide.routing import DOUBT_S, Ask, Cloud, CloudState, Local, LocalState, Reason, Refuse, route
+from edge_agent.decide.routing import (
+    DOUBT_S,
+    REFUSED_FOR,
+    Ask,
+    Cloud,
+    CloudState,
+    Local,
+    LocalState,
+    Reason,
+    Refuse,
+    route,
+)
 from shared.protocol.policy import Mode, Policy, Rules, rules_for
 
 NOW = 1000.0
@@ -52,3 +63,24 @@ def test_what_would_be_refused_finds_out_whether_a_slow_cloud_still_is() -> None
     )
     told = msgspec.structs.replace(forgotten, announced_wait=2.0)
     assert isinstance(route(ask(), BUSY, told, rules(), now=NOW), Refuse)
+
+
+def test_fastest_counts_what_a_request_costs_those_behind_it() -> None:
+    crowded = msgspec.structs.replace(IDLE, displaced=0.2)
+    assert route(ask(), crowded, UP, rules(Mode.FASTEST), now=NOW) == Cloud(Reason.CLOUD_FASTER)
+    assert route(ask(), crowded, UP, rules(), now=NOW) == Local(Reason.LOCAL_MEETS_DEADLINE)
+    # Where nobody else may answer, it is refused for what it costs others beyond its deadline, and not before.
+    away = CloudState(permitted=False)
+    assert route(ask(), crowded, away, rules(Mode.FASTEST), now=NOW) == Local(Reason.CLOUD_UNREACHABLE)
+    dear = msgspec.structs.replace(IDLE, displaced=1.0 / REFUSED_FOR)
+    assert isinstance(route(ask(), dear, away, rules(Mode.FASTEST), now=NOW), Refuse)
+    assert route(ask(), dear, away, rules(), now=NOW) == Local(Reason.LOCAL_MEETS_DEADLINE)
+
+
+@pytest.mark.parametrize("mode", [Mode.FASTEST, Mode.LOCAL_FIRST])
+def test_what_would_be_refused_finds_out_whether_the_cloud_is_back(mode: Mode) -> None:
+    away = CloudState(permitted=False, doubted=True)
+    assert route(ask(), BUSY, away, rules(mode), now=NOW) == Cloud(Reason.LOCAL_SATURATED)
+    assert isinstance(route(ask(), IDLE, away, rules(mode), now=NOW), Local)
+    for barred in ({"budget_left": 0}, {"admitted": False}, {"doubted": False}):
+        assert isinstance(route(ask(), BUSY, msgspec.structs.replace(away, **barred), rules(mode), now=NOW), Refuse)

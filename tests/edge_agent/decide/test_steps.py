@@ -1,22 +1,20 @@
 import msgspec
 
+from edge_agent.decide.answering import active_versions
+from edge_agent.decide.blame import COLLECTING, CRASHES, FAILURES, FETCHES, Failure, removal, subject, trial
 from edge_agent.decide.steps import (
-    CRASHES,
-    FAILURES,
-    FETCHES,
     Collect,
     Done,
-    Failure,
+    Fetch,
     GiveUp,
     Load,
     Observed,
     Swap,
     Unload,
     Why,
-    active_versions,
     next_step,
-    subject,
 )
+from shared.bundle.chunks import missing, space_for
 from shared.protocol.policy import Override, Policy
 from tests.edge_agent.control.generations import generation, ref
 from tests.edge_agent.decide.steps_world import BUNDLES, DEVICE, ONE, World, everything, ref_of
@@ -122,3 +120,61 @@ def test_the_active_version_is_the_largest_share_and_never_the_shadow():
     assert active() == "1.0.0"
     assert active(split={"1.0.0": 20, "1.1.0": 80}) == "1.1.0"
     assert active(shadow="1.0.0") == "1.1.0"
+
+
+def test_where_the_disk_is_too_small_what_was_before_the_live_version_goes_and_the_live_one_never():
+    old, live, new = (generation(n, ONE.models[at]) for n, at in ((1, 2), (2, 1), (3, 0)))
+    of_new = BUNDLES[new.models[0].digest]
+    held = {chunk.digest for m in (old, live) for f in BUNDLES[m.models[0].digest].files for chunk in f.chunks}
+    own = {chunk.digest for file in BUNDLES[live.models[0].digest].files for chunk in file.chunks}
+    seen = everything(
+        generation(0, *old.models, *live.models),
+        current=live,
+        kept=frozenset({old.models[0].digest, live.models[0].digest}),
+        manifests={m.digest: BUNDLES[m.digest] for m in ONE.models},
+        chunks=frozenset(held | {m.digest for m in ONE.models}),
+        room=0,
+    )
+    step = next_step(new, seen)
+    assert (type(step), step.reason) == (Collect, Why.SHORT)
+    assert step.bundles == {(old.models[0].digest, "cpu-int8")}
+    assert step.chunks
+    assert not step.chunks & {*own, live.models[0].digest, new.models[0].digest}
+    world = World(seen)
+    world.do(step)
+    after = next_step(new, world.seen)
+    assert (type(after), after.model.digest) == (Fetch, new.models[0].digest)
+    files = of_new.files_of("cpu-int8")
+    need = space_for(files, missing(files, seen.chunks))
+    assert isinstance(next_step(new, msgspec.structs.replace(seen, room=need)), Fetch)
+    assert isinstance(next_step(new, msgspec.structs.replace(seen, room=need - 1)), Collect)
+    # What was before may still be gone back to: it stays, and the fetch says what it lacks.
+    assert isinstance(next_step(new, msgspec.structs.replace(seen, unproved=True)), Fetch)
+
+
+def test_a_generation_that_was_rolled_back_is_given_up_and_one_that_is_being_judged_is_not():
+    failures = {trial(ONE.order): Failure(failed=1, crashed=0, error="it answers nonsense")}
+    steps = World(everything(ONE, current=generation(0), failures=failures)).run(ONE)
+    assert (type(steps[-1]), steps[-1].reason, steps[-1].error) == (GiveUp, Why.ROLLED_BACK, "it answers nonsense")
+    for crashed, end in ((CRASHES - 1, Swap), (CRASHES, GiveUp)):
+        failures = {trial(ONE.order): Failure(failed=0, crashed=crashed, error="died")}
+        step = World(everything(ONE, current=generation(0), failures=failures)).run(ONE)
+        assert end in {type(each) for each in step}
+        assert isinstance(next_step(ONE, everything(ONE, current=ONE, failures=failures)), Done)
+
+
+def test_what_cannot_be_unloaded_or_collected_is_left_at_last():
+    two = generation(2, ONE.models[0])
+    seen = everything(ONE, current=two)
+    assert isinstance(next_step(two, seen), Unload)
+    bad = Failure(failed=FAILURES, crashed=0, error="it hangs")
+    names = {removal(model.name, model.version): bad for model in ONE.models[1:]}
+    assert isinstance(next_step(two, msgspec.structs.replace(seen, failures=names)), Collect)
+    assert isinstance(next_step(two, msgspec.structs.replace(seen, failures=names | {COLLECTING: bad})), Done)
+
+
+def test_nothing_is_collected_while_what_was_before_may_be_gone_back_to():
+    two = generation(2, ONE.models[0])
+    seen = everything(ONE, current=two, loaded=everything(two).loaded)
+    assert isinstance(next_step(two, seen), Collect)
+    assert isinstance(next_step(two, msgspec.structs.replace(seen, unproved=True)), Done)

@@ -2,14 +2,13 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.decide.blame import Failure, subject
 from edge_agent.decide.steps import (
     Done,
-    Failure,
     GiveUp,
     Loaded,
     Observed,
     next_step,
-    subject,
 )
 from shared.protocol.reported import ModelState
 from tests.edge_agent.control.generations import generation

@@ -4,6 +4,7 @@ import contextlib
 import pytest
 
 from edge_agent.decide.breaker import State
+from edge_agent.decide.routing import LocalState
 from shared.protocol.errors import Corrupt, Overloaded, Refused, Transient, Unavailable
 from shared.serving.answer import Where
 from tests.edge_agent.serving.world import MODEL, VERSION, Device, FakeGateway, in_device, shut
@@ -191,5 +192,36 @@ def test_an_idle_device_that_seems_too_slow_proves_itself_wrong() -> None:
         assert response.why == "local-meets-deadline"
         labels = {"model": MODEL, "version": VERSION, "where": "local", "outcome": "ok"}
         assert device.count("tideline_requests_total", **labels) == 1
+
+    in_device(test)
+
+
+def test_a_device_that_is_late_without_its_cloud_says_so_before_and_after_asking_it() -> None:
+    async def test(device: Device, gateway: FakeGateway) -> None:
+        device.policy(deadline_ms=1000)
+        await device.router.answer(device.request("warm"))
+        device.costs(60.0)
+        gateway.status(503)
+        told = set()
+        for i in range(8):
+            with pytest.raises(Overloaded) as caught:
+                await device.router.answer(device.request(f"s{i}"))
+            assert caught.value.retry_after is not None
+            told.add(caught.value.code)
+        assert told == {"cloud-unreachable"}
+        assert len(gateway.requests) == 5
+        assert device.cloud.breaker is State.OPEN
+
+    in_device(test)
+
+
+def test_a_full_device_keeps_time_to_answer_after_a_cloud_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(device: Device, gateway: FakeGateway) -> None:
+        full = LocalState(expected_wait=0.2, service=0.05, full=True)
+        monkeypatch.setattr(device.router._attempts, "predicted", lambda request, load: full)
+        release = gateway.hang()
+        response = await device.router.answer(device.request("r1", within=2.0))
+        release.set()
+        assert (response.where, response.why) == (Where.LOCAL, "cloud-failed")
 
     in_device(test)

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from edge_agent.decide.breaker import State
 from edge_agent.decide.routing import Reason
 from shared.protocol.errors import Overloaded, Transient
 from shared.protocol.topics import Header
@@ -89,40 +88,6 @@ def test_a_cloud_that_accepts_and_never_answers_costs_at_most_the_hedge() -> Non
             assert device.count("tideline_requests_total", where="local", outcome="ok", **labels) == 2
             assert device.count("tideline_requests_total", where="cloud", outcome="cancelled", **labels) == 0
             assert device.count("tideline_hedges_total", first="cloud", outcome="local") == 1
-
-    in_device(test)
-
-
-def test_a_mute_cloud_opens_the_breaker_though_nobody_waits_for_it_to_run_late() -> None:
-    async def test(device: Device, gateway: FakeGateway) -> None:
-        await device.router.answer(device.request("warm"))
-        async with Mute().listening() as mute:
-            device.enrol(mute.url)
-            device.policy(mode="fastest", hedge_after_ms="p95", deadline_ms=60_000)
-            for _ in range(25):
-                device.cloud._paces.answered(MODEL, 0.01)
-            for i in range(5):
-                prefer_the_cloud(device)
-                assert (await device.router.answer(device.request(f"m{i}"))).hedged
-            assert device.cloud.breaker is State.OPEN
-            after = await device.router.answer(device.request("after"))
-            assert (after.where, after.hedged) == (Where.LOCAL, False)
-            assert mute.accepted == 5
-
-    in_device(test)
-
-
-def test_without_a_hedge_the_device_still_answers_for_a_mute_cloud_in_time() -> None:
-    async def test(device: Device, gateway: FakeGateway) -> None:
-        await device.router.answer(device.request("warm"))
-        async with Mute().listening() as mute:
-            device.enrol(mute.url)
-            device.policy(mode="fastest")
-            device.cloud._learn(MODEL, 1e-9)
-            device.cloud._learn(MODEL, 1e-9)
-            device.costs(0.6)
-            response = await device.router.answer(device.request("r1", within=3.0))
-            assert (response.where, response.why, response.hedged) == (Where.LOCAL, "cloud-failed", False)
 
     in_device(test)
 

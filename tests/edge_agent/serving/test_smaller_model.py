@@ -113,7 +113,9 @@ def test_never_late_never_of_another_task_never_where_the_device_does_not_answer
             await device.router.answer(device.request("mode", within=100))
         device.policy(**POLICY)
         runs = len(device.others[SMALL_VERSION].runs)
-        device.engine._models[TENANT, SMALL, SMALL_VERSION].cost = Cost(per_token=900.0 / 128, observations=50, mean=900.0)
+        device.engine._models[TENANT, SMALL, SMALL_VERSION].cost = Cost(
+            per_token=900.0 / 128, observations=50, mean=900.0
+        )
         with pytest.raises(Overloaded):
             await device.router.answer(device.request("late", within=1))
         assert len(device.others[SMALL_VERSION].runs) == runs

@@ -58,6 +58,29 @@ def test_a_clean_close_says_farewell_and_a_cut_lets_the_will_speak(kind: str, tm
         runner.run(main())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_messages_go_together_and_arrive_in_order(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with database(tmp_path, "a/d1") as engine, running(kind, tmp_path, engine) as site:
+            cloud = Client(site.server("cloud-core/loops"))
+            acks = topic("telemetry-ack", tenant="a", device="d1")
+            own = Client(site.server("a/d1"), subscribe=(acks,))
+            sent = [b"%d" % number for number in range(250)]
+            with pytest.raises(Transient):
+                await cloud.link.publish_all([(acks, b"nobody")])
+            async with connected(own), connected(cloud):
+                await cloud.link.publish_all([])
+                await cloud.link.publish_all([(acks, payload) for payload in sent])
+
+                async def arrived() -> bool:
+                    return len(own.received) >= len(sent)
+
+                await eventually(arrived)
+                assert [one.payload for one in own.received] == sent
+
+    asyncio.run(main())
+
+
 def test_refusals_are_counted_and_a_bug_ends_the_link_with_its_will(tmp_path: Path) -> None:
     async def main() -> None:
         async with database(tmp_path, "a/d1") as engine, running("embedded", tmp_path, engine) as site:

@@ -178,3 +178,9 @@ def test_an_idle_sample_says_only_what_there_is() -> None:
     wire = json.loads(msgspec.json.encode(Sample(seq=1, started_at=0.0, ended_at=1.0, host=host)))
     assert set(wire) == {"seq", "started_at", "ended_at", "host"}
     assert set(wire["host"]) == {"cpu", "memory", "disk_free_bytes", "agent_memory_bytes"}
+
+
+def test_what_is_no_number_is_counted_and_still_travels() -> None:
+    made = histogram_of([math.nan, 0.5, math.inf])
+    assert (made.count, made.sum, made.buckets[0]) == (3, 0.5, 1)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Histogram) == made

@@ -1,8 +1,8 @@
 """Turning requests away before their bodies are read, where nobody but this device could answer them, and it is full.
 
 Only what holds whatever the body says counts: the policy keeps the request here (privacy, mode) or bars the cloud at present, no
-kept answer and no smaller model could stand in, and the device's own admission would shed the smallest of requests. A share of
-overflow that the cloud takes now is no bar: such requests are read, and routed.
+kept answer and no smaller model could stand in, and the device's own admission would shed the smallest of requests, or the event loop
+cannot answer all that come (`decide/overrun`). A share of overflow that the cloud takes now is no bar: such requests are read, and routed.
 """
 
 import msgspec
@@ -21,6 +21,7 @@ from shared.protocol.errors import Unavailable
 from shared.protocol.policy import Mode, Rules
 from shared.serving.admission.entrance import TurnedAway
 from shared.serving.answer import Request, Where
+from shared.serving.decide import overrun
 from shared.serving.engine import Engine
 from shared.serving.metrics import outcome_of
 
@@ -71,7 +72,8 @@ class EarlyRefusal:
         if None in reasons.values():
             return
         dated = msgspec.structs.replace(request, deadline=deadline - lost)
-        turned = self._engine.entrance.early(models, dated, now=now)
+        entrance = self._engine.entrance
+        turned = entrance.early(models, dated, now=now) or entrance.overrun(models, overrun.share(self.lag.standing()))
         reason = None if turned is None else reasons[turned.model.name]
         if turned is not None and reason is not None:
             self._told(dated, ask, turned, reason, now=now)

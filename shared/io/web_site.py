@@ -2,9 +2,10 @@
 
 import asyncio
 import errno
+import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from aiohttp import hdrs, web
@@ -19,6 +20,9 @@ from shared.protocol.topics import Header
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _BACKLOG = 1024
+_ACCEPTS = 16
+"""Connections accepted in one turn of the event loop. libuv takes one per turn and listening socket (1.49 and later): the clients of a
+busy loop, some hundreds at once, would wait for as many turns, and where the queue overflows for seconds of TCP's own retries."""
 
 
 class Site:
@@ -103,6 +107,8 @@ class Site:
         try:
             tcp = await loop.create_server(connection, host, port, backlog=_BACKLOG)
             self._listening.append(tcp)
+            for each in _again(tcp.sockets):
+                self._listening.append(await loop.create_server(connection, sock=each, backlog=_BACKLOG))
         except OSError as error:
             where = f"{host}:{port}"
             raise _unheard(error, field="port", value=where, allowed="a free port") from error
@@ -110,7 +116,10 @@ class Site:
             path = Path(uds)
             _forget(path)
             try:
-                self._listening.append(await loop.create_unix_server(connection, str(path), backlog=_BACKLOG))
+                unix = await loop.create_unix_server(connection, str(path), backlog=_BACKLOG)
+                self._listening.append(unix)
+                for each in _again(unix.sockets):
+                    self._listening.append(await loop.create_unix_server(connection, sock=each, backlog=_BACKLOG))
                 self._uds = path, _inode(path)
             except OSError as error:
                 raise _unheard(error, field="uds", value=str(path)) from error
@@ -155,6 +164,11 @@ class Site:
         if self._stopping or request.content.exception() is not None:
             response.force_close()
             headers[hdrs.CONNECTION] = "close"
+
+
+def _again(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    """The same listening sockets, each often enough for `_ACCEPTS`."""
+    return [socket.socket(fileno=os.dup(each.fileno())) for each in sockets for _ in range(_ACCEPTS - 1)]
 
 
 def _unheard(error: OSError, *, field: str, value: str, allowed: str | None = None) -> Refused:

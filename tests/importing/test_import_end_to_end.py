@@ -74,7 +74,8 @@ async def cloud(folder: Path) -> AsyncIterator[tuple[Running, Shell]]:
         clock, settings = SystemClock(), api.settings
         isolation = await isolation_of(LOG)
         gate = VersionTrials(settings.trials, limits=settings.trial_limits, isolation=isolation, clock=clock, log=LOG)
-        loop = Imports(api.engine, _place(settings), _importer(settings), gate, clock=clock, log=LOG)
+        place = _place(settings, open_chunks(settings.chunk_store, settings.artifacts))
+        loop = Imports(api.engine, place, _importer(settings), gate, clock=clock, log=LOG)
         task = asyncio.create_task(loop.run())
         assert api.admin.token is not None
         try:
@@ -229,7 +230,12 @@ def test_without_the_extra_it_says_what_is_missing(edge_python: Path, tmp_path: 
             from tests.cloud_core.api.server import OpenGate
 
             loop = Imports(
-                api.engine, _place(api.settings), _importer(api.settings), OpenGate(), clock=SystemClock(), log=LOG
+                api.engine,
+                _place(api.settings, open_chunks(api.settings.chunk_store, api.settings.artifacts)),
+                _importer(api.settings),
+                OpenGate(),
+                clock=SystemClock(),
+                log=LOG,
             )
             task = asyncio.create_task(loop.run())
             try:

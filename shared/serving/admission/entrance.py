@@ -14,7 +14,7 @@ from shared.io.clock import Clock
 from shared.protocol.errors import Overloaded
 from shared.protocol.reported import ModelState
 from shared.serving.answer import Request
-from shared.serving.decide.admission import Admitted, Ask, Limits, Load, Shed, ShedReason, admit
+from shared.serving.decide.admission import Admitted, Ask, Limits, Load, Shed, ShedReason, admit, spread
 from shared.serving.decide.cost import predict
 from shared.serving.decide.residency import Key
 from shared.serving.memory.residency import Residency
@@ -105,6 +105,13 @@ class Entrance:
             if least is None or verdict.retry_after < least[1].retry_after:
                 least = model, verdict
         return None if least is None else TurnedAway(least[0], _overloaded(least[1]))
+
+    def overrun(self, models: Sequence[LoadedModel], share: float) -> TurnedAway | None:
+        """Turn away `share` of the requests that can mean any of `models`, whatever else holds: the event loop cannot answer them all."""
+        if not models or share <= self._draw():
+            return None
+        shed = Shed(reason=ShedReason.LOOP, retry_after=spread(0.0, u=self._draw()))
+        return TurnedAway(models[0], _overloaded(shed))
 
     def watched(self, model: LoadedModel, metrics: EngineMetrics) -> LoadedModel:
         """The model, with its limit and what is under way of it shown from now on."""

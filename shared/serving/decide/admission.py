@@ -30,6 +30,7 @@ class ShedReason(StrEnum):
     ENTRIES = "queue-full"
     TOKENS = "queue-tokens"
     BYTES = "queue-bytes"
+    LOOP = "event-loop"
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from edge_agent.serving import why
 from shared.io.web import Site, middlewares
+from shared.serving.decide import overrun
 from shared.serving.decide.concurrency import Concurrency
 from shared.serving.faces import http
 from shared.serving.faces.readiness import Readiness
@@ -32,12 +33,16 @@ class LateLoop:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.stands = 0.0
 
     def turn(self) -> float:
         return self.seconds
 
     def ahead(self) -> float:
         return 3 * self.seconds
+
+    def standing(self) -> float:
+        return self.stands
 
 
 class Served:
@@ -268,5 +273,28 @@ def test_a_late_loop_s_turns_ahead_count_against_the_deadline_where_requests_are
             device.gate.set()
             await waiting
             assert (await site.ask(X_Tideline_Deadline_Ms="5000")).status == 200
+
+    in_device(test)
+
+
+def test_a_loop_that_stays_late_turns_away_what_it_could_not_answer_while_lanes_have_work() -> None:
+    async def test(device: Device, gateway: FakeGateway) -> None:
+        device.policy(mode="local-only")
+        late = device.early.lag = LateLoop()  # type: ignore[assignment]
+        device.gate.clear()
+        async with served(device) as site:
+            late.seconds = late.stands = 2 * overrun.FULL_S
+            waiting = asyncio.create_task(site.ask(X_Tideline_Deadline_Ms="20000"))
+            while not device.engine.load_of(TENANT, MODEL).running:  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
+            reply = await site.ask()
+            assert (reply.status, json.loads(reply.body)["code"]) == (429, "event-loop")
+            assert device.count("tideline_shed_total", reason="event-loop") == 1
+            late.stands = 0.0  # As late, but for this turn alone: nobody is turned away for a hiccup.
+            second = asyncio.create_task(site.ask(X_Tideline_Deadline_Ms="20000"))
+            while device.engine.load_of(TENANT, MODEL).queued < 1:  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
+            device.gate.set()
+            assert [(await each).status for each in (waiting, second)] == [200, 200]
 
     in_device(test)

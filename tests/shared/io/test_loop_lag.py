@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from shared.io.clock import SystemClock
-from shared.io.loop_lag import EVERY_S, QUIET_BEATS, TURNS_AHEAD, LoopLag
+from shared.io.loop_lag import EVERY_S, QUIET_BEATS, STANDING_BEATS, TURNS_AHEAD, LoopLag
 from tests.shared.serving.bundles import until
 
 BLOCKED_S = 0.2
@@ -22,6 +22,22 @@ def test_a_blocked_loop_is_late_and_recovers():
         await asyncio.sleep(EVERY_S)
         assert lag.turn() > 0.0
         await until(lambda: lag.turn() < BLOCKED_S / 4)
+
+    asyncio.run(main())
+
+
+def test_lateness_stands_only_after_several_late_beats_and_one_in_time_ends_it():
+    async def main():
+        lag = LoopLag(SystemClock())
+        lag.turn()
+        for _ in range(STANDING_BEATS):
+            assert lag.standing() < BLOCKED_S / 2
+            time.sleep(BLOCKED_S / 2 + EVERY_S * 2)
+            # The beat that was due runs in the turn after the next, in which nothing blocks.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert lag.standing() >= BLOCKED_S / 2
+        await until(lambda: lag.standing() < BLOCKED_S / 2)
 
     asyncio.run(main())
 

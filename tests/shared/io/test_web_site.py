@@ -9,6 +9,7 @@ from aiohttp import web
 
 from shared.io.web import Site
 from shared.protocol.errors import Refused
+from tests.shared.io.sites import run
 
 
 async def hello(_):
@@ -88,3 +89,28 @@ def test_a_path_that_cannot_be_had_is_refused_and_left_alone(tmp_path, name):
         assert (tmp_path / "precious").read_text() == "data"
 
     asyncio.run(main())
+
+
+def test_a_crowd_that_comes_at_once_is_let_in_within_few_turns_of_the_loop(tmp_path):
+    """libuv lets in one connection per turn and listening socket, however many wait."""
+
+    async def main():
+        site = Site()
+        port = await site.start(web.Application(), host="127.0.0.1", port=0, uds=tmp_path / "s")
+        clients = []
+        try:
+            for family, address in ((socket.AF_INET, ("127.0.0.1", port)), (socket.AF_UNIX, str(tmp_path / "s"))):
+                # The kernel lets them in to its queue; the loop has no turn in between.
+                for _ in range(64):
+                    clients.append(socket.socket(family))
+                    clients[-1].settimeout(10)
+                    clients[-1].connect(address)
+                for _ in range(16):
+                    await asyncio.sleep(0)
+                assert site.details()["connections"]["open"] == len(clients)
+        finally:
+            for client in clients:
+                client.close()
+            await site.close()
+
+    run(main)

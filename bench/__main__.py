@@ -24,7 +24,7 @@ BENCHMARKS = (
     "routing_live",
     "telemetry_idle",
     "telemetry_ingest",
-    "distribution",
+    "transfer",
     "mqtt_transport",
     "gpu",
 )

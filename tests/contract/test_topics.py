@@ -14,7 +14,7 @@ TABLE = [
     ("tideline/v1/t/d/death", DEVICE, {CLOUD}, False, 1),
     ("tideline/v1/t/d/reported", DEVICE, {CLOUD}, False, 1),
     ("tideline/v1/t/d/telemetry", DEVICE, {CLOUD}, False, 1),
-    ("tideline/v1/t/d/telemetry/ack", CLOUD, {DEVICE}, False, 0),  # ADR 21
+    ("tideline/v1/t/d/telemetry/ack", CLOUD, {DEVICE}, False, 0),  # ADR 19
     ("tideline/v1/t/d/command", CLOUD, {DEVICE}, False, 1),
     ("tideline/v1/t/d/command/result", DEVICE, {CLOUD}, False, 1),
     ("tideline/v1/t/d/trust/get", DEVICE, {CLOUD}, False, 1),

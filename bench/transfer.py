@@ -1,7 +1,7 @@
 """A model of 90 MB to 20 agents over loopback, beside `curl` to disk, `sync` and `sha256sum` of the same file, run as often.
 
 The cloud is a whole `cloud-core serve`; each agent is a process with the agent's own fetching and installing
-(`bench.distribution_agent`). Each side starts its 20 at one moment and ends with the last of them; they take turns. What curl
+(`bench.transfer_agent`). Each side starts its 20 at one moment and ends with the last of them; they take turns. What curl
 fetches comes in one piece, from a server that has nothing else to do.
 
 Bytes are those of the loopback interface while the agents work: of requests, headers and acknowledgements too.
@@ -107,7 +107,7 @@ async def _measured() -> Result:
         "fetching: until the last agent has every chunk, verified and durable; installing puts the bytes on the disk a second time",
         "moved: bytes of the loopback interface, headers and acknowledgements too; missing: bytes of the chunks' content",
     )
-    return Result(name="distribution", metrics=metrics, goals=GOALS, notes=notes)
+    return Result(name="transfer", metrics=metrics, goals=GOALS, notes=notes)
 
 
 @contextlib.asynccontextmanager
@@ -184,7 +184,7 @@ async def _agents(site: Site, count: int, number: int) -> Round:
     for i in range(count):
         made = await site.fleet.call("POST", "/devices", {"device": f"agent-{number}-{i}"})
         arguments = (str(where / str(i)), site.api, made["enrol_token"], site.digest, variant)
-        started.append(await _started(sys.executable, "-m", "bench.distribution_agent", *arguments))
+        started.append(await _started(sys.executable, "-m", "bench.transfer_agent", *arguments))
     for process in started:
         if process.stdout is None or await process.stdout.readline() != b"ready\n":
             raise RuntimeError("an agent did not start")

@@ -1,4 +1,4 @@
-"""`python -m bench.distribution_agent FOLDER API TOKEN DIGEST VARIANT`: one agent that fetches and installs a version.
+"""`python -m bench.transfer_agent FOLDER API TOKEN DIGEST VARIANT`: one agent that fetches and installs a version.
 
 It enrols, says `ready`, waits for a line, and then does what a device does of an update before anything is loaded: the manifest,
 the chunks that it lacks, each verified and durable, and the bundle, assembled, verified and durable. Then it says how long that took.

@@ -1,19 +1,12 @@
 import pytest
 
-from tests.e2e.scene import Scene
+from tests.e2e.scene import Scene, started
 
 
 @pytest.fixture(scope="module", params=["amqtt", "mosquitto"])
 def scene(request, tmp_path_factory):
     made = Scene(tmp_path_factory.mktemp(request.param), request.param)
-    try:
-        made.run(made.start())
-        yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
+    yield from started(made)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -56,6 +56,18 @@ class Mosquitto:
             self._process.wait()
 
 
+def started(made):
+    """For a fixture: `made` from its start to its end; what its processes logged is printed where it does not come up."""
+    try:
+        made.run(made.start())
+        yield made
+    except BaseException:
+        print(made.logs())
+        raise
+    finally:
+        made.close()
+
+
 class Scene:
     """The platform, its REST client, and the one event loop they live on."""
 

@@ -9,7 +9,7 @@ import pytest
 from bench.slow_link import SlowLink
 from cloud_core.demo.fleet import is_converged
 from shared.protocol.topics import Header
-from tests.e2e.scene import TEXT, Scene
+from tests.e2e.scene import TEXT, Scene, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -100,14 +100,7 @@ class Load:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     made = LinkedScene(tmp_path_factory.mktemp("lost-cloud"))
-    try:
-        made.run(made.start())
-        yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
+    yield from started(made)
 
 
 async def both_answer(load: Load, count: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cloud_core.models.shipped import shipped_models
 from shared.bundle.manifest import canonical, parse_manifest
-from tests.e2e.scene import EDGES, Scene
+from tests.e2e.scene import EDGES, Scene, started
 
 pytestmark = pytest.mark.slow
 
@@ -60,14 +60,7 @@ class RolloutScene(Scene):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     made = RolloutScene(tmp_path_factory.mktemp("rollouts"), "amqtt")
-    try:
-        made.run(made.start())
-        yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
+    yield from started(made)
 
 
 def test_a_good_version_goes_through_and_a_bad_one_comes_back(scene):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.e2e.scene import TEXT, Scene
+from tests.e2e.scene import TEXT, Scene, started
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +37,7 @@ class TuningScene(Scene):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     made = TuningScene(tmp_path_factory.mktemp("tuning"), "amqtt")
-    try:
-        made.run(made.start())
-        yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
+    yield from started(made)
 
 
 def test_a_device_measures_and_the_fleet_is_told(scene):

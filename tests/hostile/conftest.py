@@ -1,19 +1,13 @@
 import pytest
 
+from tests.e2e.scene import started
 from tests.hostile.fleet import Fleet
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
     made = Fleet(tmp_path_factory.mktemp("fleet"))
-    try:
-        made.run(made.start())
-        yield made
-    except BaseException:
-        print(made.logs())
-        raise
-    finally:
-        made.close()
+    yield from started(made)
 
 
 @pytest.hookimpl(wrapper=True)

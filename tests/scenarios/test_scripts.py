@@ -1,43 +1,17 @@
-"""Golden scenario scripts: commands, `----`, and what they print.
-
-`pytest tests/scenarios --rewrite-scenarios` writes what is printed now into the scripts: read the difference before you keep it.
-"""
+"""Golden scenario scripts of routing."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from edge_agent.decide.routing import Reason
 from shared.protocol.policy import Mode
 from tests.scenarios.commands import BECAUSE, Commands
+from tests.scenarios.transcripts import Step, check, expected_of_all, steps
 from tests.scenarios.virtual_time import VirtualLoop
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
-RULE = "----"
-
-
-class Step(NamedTuple):
-    """Comment lines before a command, the command, and what it is to print."""
-
-    comments: tuple[str, ...]
-    command: str
-    expected: str
-
-
-def steps(text: str) -> Iterator[Step]:
-    """Blocks are separated by blank lines; in each, comments, one command, the rule, and the transcript."""
-    for block in text.strip().split("\n\n"):
-        above, rule, below = block.partition(f"\n{RULE}")
-        *comments, command = above.splitlines()
-        assert rule or not command.startswith("#"), block
-        yield Step(tuple(comments), command, below.strip("\n"))
-
-
-def written(step: Step, printed: str) -> str:
-    return "\n".join([*step.comments, step.command, RULE, printed])
 
 
 def play(path: Path) -> list[tuple[Step, str]]:
@@ -53,21 +27,12 @@ def play(path: Path) -> list[tuple[Step, str]]:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
 def test_the_script_prints_what_it_says(path: Path, request: pytest.FixtureRequest) -> None:
-    played = play(path)
-    if request.config.getoption("--rewrite-scenarios", default=False):
-        path.write_text("\n\n".join(written(step, printed) for step, printed in played) + "\n")
-        pytest.skip("written anew")
-    for step, printed in played:
-        assert printed == step.expected, step.command
-
-
-def expected_of_all() -> str:
-    return "\n".join(step.expected for path in SCRIPTS for step in steps(path.read_text()))
+    check(path, play(path), request)
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_in_a_script(reason: Reason) -> None:
-    assert reason.value in BECAUSE.findall(expected_of_all())
+    assert reason.value in BECAUSE.findall(expected_of_all(SCRIPTS))
 
 
 @pytest.mark.parametrize("mode", Mode)

@@ -6,7 +6,7 @@ import pytest
 
 from cloud_core.decide.rollout_spec import State, Why
 from tests.scenarios.rollouts.commands import Commands
-from tests.scenarios.test_scripts import Step, steps, written
+from tests.scenarios.transcripts import Step, check, expected_of_all, steps
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
 
@@ -18,24 +18,15 @@ def play(path: Path) -> list[tuple[Step, str]]:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
 def test_the_script_prints_what_it_says(path: Path, request: pytest.FixtureRequest) -> None:
-    played = play(path)
-    if request.config.getoption("--rewrite-scenarios", default=False):
-        path.write_text("\n\n".join(written(step, printed) for step, printed in played) + "\n")
-        pytest.skip("written anew")
-    for step, printed in played:
-        assert printed == step.expected, step.command
-
-
-def expected_of_all() -> str:
-    return "\n".join(step.expected for path in SCRIPTS for step in steps(path.read_text()))
+    check(path, play(path), request)
 
 
 @pytest.mark.parametrize("why", Why)
 def test_every_reason_is_in_a_script(why: Why) -> None:
-    text = expected_of_all()
+    text = expected_of_all(SCRIPTS)
     assert f"({why.value})" in text or f" {why.value} ->" in text
 
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_is_in_a_script(state: State) -> None:
-    assert f": {state.value} (" in expected_of_all()
+    assert f": {state.value} (" in expected_of_all(SCRIPTS)
